@@ -1,0 +1,256 @@
+//! `browserSettings`: what a client may ask of its browser. Checked when the session is created, so that
+//! a mistake is a clear 400 and not a browser that never starts; read again by the agent.
+
+use serde_json::{Map, Value};
+
+/// Which build of the browser runs the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BrowserKind {
+    /// Starts in a third of the time and takes a third of the memory.
+    #[default]
+    HeadlessShell,
+    /// The whole browser: extensions need it.
+    Chromium,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Viewport {
+    pub width: u32,
+    pub height: u32,
+}
+
+/// What a fresh window measures, in CSS pixels, when nothing else was asked for.
+pub const DEFAULT_VIEWPORT: Viewport = Viewport { width: 1280, height: 720 };
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BrowserSettings {
+    pub browser: BrowserKind,
+    pub viewport: Option<Viewport>,
+    /// Command-line switches, each on the allow-list.
+    pub args: Vec<String>,
+    /// `http://host:port`, `https://..`, `socks5://..`: where all pages are fetched through.
+    pub proxy_server: Option<String>,
+    /// Hosts that are fetched directly all the same, as Chromium's `--proxy-bypass-list` takes them.
+    pub proxy_bypass: Option<String>,
+    /// Settings nobody here knows: tolerated, and named in a log line.
+    pub unknown: Vec<String>,
+}
+
+/// A setting that cannot be honoured.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct InvalidSetting {
+    /// As in `browserSettings.viewport.width`.
+    pub field: String,
+    pub message: String,
+}
+
+/// Switches a client may set. None of them weakens the isolation between sessions, moves the profile,
+/// opens a port or loads code from the container's disk.
+const ALLOWED_SWITCHES: [&str; 22] = [
+    "--accept-lang",
+    "--autoplay-policy",
+    "--blink-settings",
+    "--disable-blink-features",
+    "--disable-notifications",
+    "--disable-popup-blocking",
+    "--disable-smooth-scrolling",
+    "--enable-unsafe-swiftshader",
+    "--font-render-hinting",
+    "--force-color-profile",
+    "--force-dark-mode",
+    "--force-device-scale-factor",
+    "--force-prefers-reduced-motion",
+    "--hide-scrollbars",
+    "--ignore-certificate-errors",
+    "--ignore-certificate-errors-spki-list",
+    "--lang",
+    "--mute-audio",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+    "--user-agent",
+    "--window-size",
+];
+
+/// Chromium paints every pixel of the viewport: a larger one would be a way to exhaust the container.
+const MAX_VIEWPORT_PIXELS: u32 = 16_384;
+const MAX_ARGS: usize = 64;
+const MAX_TEXT: usize = 2_048;
+
+impl BrowserSettings {
+    /// Reads the object a client sent. Values the API answers with (`cdpUrl`, `token`) are left alone.
+    pub fn parse(settings: &Map<String, Value>) -> Result<Self, InvalidSetting> {
+        let mut parsed = Self::default();
+        for (name, value) in settings {
+            match name.as_str() {
+                _ if value.is_null() => {}
+                "browser" => parsed.browser = browser(value)?,
+                "viewport" => parsed.viewport = Some(viewport(value)?),
+                "args" => parsed.args = args(value)?,
+                "proxy" => (parsed.proxy_server, parsed.proxy_bypass) = proxy(value)?,
+                _ => parsed.unknown.push(name.clone()),
+            }
+        }
+        Ok(parsed)
+    }
+
+    /// Whether a browser that was launched ahead, with nothing special, will do.
+    pub fn fits_a_warm_browser(&self) -> bool {
+        self.browser == BrowserKind::HeadlessShell
+            && self.viewport.is_none_or(|viewport| viewport == DEFAULT_VIEWPORT)
+            && self.args.is_empty()
+            && self.proxy_server.is_none()
+    }
+}
+
+fn invalid<T>(field: &str, message: impl Into<String>) -> Result<T, InvalidSetting> {
+    let field = format!("browserSettings.{field}");
+    Err(InvalidSetting { message: format!("{field} {}", message.into()), field })
+}
+
+fn browser(value: &Value) -> Result<BrowserKind, InvalidSetting> {
+    match value.as_str() {
+        Some("headless-shell") => Ok(BrowserKind::HeadlessShell),
+        Some("chromium") => Ok(BrowserKind::Chromium),
+        _ => invalid("browser", "must be \"headless-shell\" or \"chromium\""),
+    }
+}
+
+fn viewport(value: &Value) -> Result<Viewport, InvalidSetting> {
+    let Some(object) = value.as_object() else {
+        return invalid("viewport", "must be an object with width and height");
+    };
+    // Some clients write whole numbers as 1920.0.
+    let side = |name: &str| {
+        object
+            .get(name)
+            .and_then(Value::as_f64)
+            .filter(|side| side.fract() == 0.0 && (1.0..=f64::from(MAX_VIEWPORT_PIXELS)).contains(side))
+            .map_or_else(
+                || {
+                    invalid(
+                        &format!("viewport.{name}"),
+                        format!("must be a whole number from 1 to {MAX_VIEWPORT_PIXELS}"),
+                    )
+                },
+                // In range, and without a fraction.
+                |side| Ok(side as u32),
+            )
+    };
+    Ok(Viewport { width: side("width")?, height: side("height")? })
+}
+
+fn args(value: &Value) -> Result<Vec<String>, InvalidSetting> {
+    let Some(list) = value.as_array().filter(|list| list.len() <= MAX_ARGS) else {
+        return invalid("args", format!("must be a list of at most {MAX_ARGS} switches"));
+    };
+    let mut args = Vec::with_capacity(list.len());
+    for (index, value) in list.iter().enumerate() {
+        let field = format!("args[{index}]");
+        let Some(arg) = value.as_str().filter(|arg| is_clean(arg)) else {
+            return invalid(
+                &field,
+                format!("must be a text of at most {MAX_TEXT} characters without control characters"),
+            );
+        };
+        let switch = arg.split_once('=').map_or(arg, |(switch, _)| switch);
+        if !ALLOWED_SWITCHES.contains(&switch) {
+            return invalid(&field, format!("is not an allowed switch; allowed are {}", ALLOWED_SWITCHES.join(" ")));
+        }
+        args.push(arg.to_owned());
+    }
+    Ok(args)
+}
+
+fn proxy(value: &Value) -> Result<(Option<String>, Option<String>), InvalidSetting> {
+    let Some(object) = value.as_object() else {
+        return invalid("proxy", "must be an object with server");
+    };
+    let is_server = |server: &&str| {
+        let (scheme, authority) = server.split_once("://").unwrap_or(("http", server));
+        is_clean(server)
+            && matches!(scheme, "http" | "https" | "socks4" | "socks5")
+            && authority.rsplit_once(':').is_some_and(|(host, port)| {
+                !host.is_empty()
+                    && port.parse::<u16>().is_ok_and(|port| port > 0)
+                    // No credentials, no list of proxies, no path: each would mean something else to Chromium.
+                    && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'[' | b']' | b':'))
+            })
+    };
+    let Some(server) = object.get("server").and_then(Value::as_str).filter(is_server) else {
+        return invalid("proxy.server", "must be [http|https|socks4|socks5://]host:port");
+    };
+    if let Some(unsupported) = ["username", "password"].into_iter().find(|name| object.contains_key(*name)) {
+        return invalid(&format!("proxy.{unsupported}"), "is not supported: use a proxy that needs no credentials");
+    }
+    let bypass = match object.get("bypass") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(bypass)) if is_clean(bypass) => Some(bypass.clone()),
+        Some(_) => return invalid("proxy.bypass", "must be a text of hosts separated by commas"),
+    };
+    Ok((Some(server.to_owned()), bypass))
+}
+
+fn is_clean(text: &str) -> bool {
+    text.len() <= MAX_TEXT && !text.chars().any(char::is_control)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(value: Value) -> Result<BrowserSettings, InvalidSetting> {
+        BrowserSettings::parse(value.as_object().expect("an object"))
+    }
+
+    #[test]
+    fn what_is_known_is_read_and_what_is_not_is_named() {
+        let settings = parse(json!({
+            "browser": "chromium",
+            "viewport": {"width": 1920.0, "height": 1080},
+            "args": ["--lang=de", "--mute-audio"],
+            "proxy": {"server": "socks5://10.0.0.1:1080", "bypass": "localhost"},
+            "blockAds": true,
+            "fingerprint": {},
+            "context": null,
+        }))
+        .expect("valid");
+        assert_eq!(settings.browser, BrowserKind::Chromium);
+        assert_eq!(settings.viewport, Some(Viewport { width: 1920, height: 1080 }));
+        assert_eq!(settings.args, ["--lang=de", "--mute-audio"]);
+        assert_eq!(settings.proxy_server.as_deref(), Some("socks5://10.0.0.1:1080"));
+        assert_eq!(settings.unknown, ["blockAds", "fingerprint"]);
+        assert!(!settings.fits_a_warm_browser());
+        assert!(parse(json!({"viewport": {"width": 1280, "height": 720}})).expect("valid").fits_a_warm_browser());
+    }
+
+    #[test]
+    fn a_setting_that_cannot_be_honoured_is_named() {
+        for (settings, field) in [
+            (json!({"browser": "firefox"}), "browserSettings.browser"),
+            (json!({"viewport": 3}), "browserSettings.viewport"),
+            (json!({"viewport": {"width": 0, "height": 1}}), "browserSettings.viewport.width"),
+            (json!({"viewport": {"width": 10, "height": 1.5}}), "browserSettings.viewport.height"),
+            (json!({"viewport": {"width": 10, "height": 1e9}}), "browserSettings.viewport.height"),
+            (json!({"args": "--lang=de"}), "browserSettings.args"),
+            (json!({"args": ["--lang=de", "--remote-debugging-port=1"]}), "browserSettings.args[1]"),
+            (json!({"args": ["--user-data-dir=/"]}), "browserSettings.args[0]"),
+            (json!({"args": ["--load-extension=/etc"]}), "browserSettings.args[0]"),
+            (json!({"args": ["--lang=de\n--no-sandbox"]}), "browserSettings.args[0]"),
+            (json!({"args": ["https://example.com"]}), "browserSettings.args[0]"),
+            (json!({"args": [1]}), "browserSettings.args[0]"),
+            (json!({"proxy": {"server": "example.com"}}), "browserSettings.proxy.server"),
+            (json!({"proxy": {"server": "http://a:1,direct://"}}), "browserSettings.proxy.server"),
+            (json!({"proxy": {"server": "file://etc:1"}}), "browserSettings.proxy.server"),
+            (json!({"proxy": {"server": "http://u:p@h:1"}}), "browserSettings.proxy.server"),
+            (json!({"proxy": {"server": "http://h:1", "username": "u"}}), "browserSettings.proxy.username"),
+            (json!({"proxy": {"server": "http://h:1", "bypass": 1}}), "browserSettings.proxy.bypass"),
+        ] {
+            let error = parse(settings.clone()).expect_err(&settings.to_string());
+            assert_eq!(error.field, field, "{settings}");
+            assert!(error.message.starts_with(field), "{}", error.message);
+        }
+    }
+}

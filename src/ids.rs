@@ -1,0 +1,160 @@
+//! Identifiers: one newtype each, so that a session's id can never be handed where a container's is
+//! wanted, and a strict parser, so that nothing unchecked reaches a Redis key, a path or a log line.
+
+use std::fmt;
+use std::str::FromStr;
+
+use aws_lc_rs::rand;
+use serde::{Deserialize, Serialize};
+
+/// Why a text is not an identifier. It never repeats the text: what was sent may have been a secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a valid {kind} id")]
+pub struct InvalidId {
+    pub kind: &'static str,
+}
+
+/// 128 random bits in lower-case base 32: 26 characters that survive URLs, file names and double clicks.
+fn random_suffix() -> String {
+    const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+    let mut bytes = [0u8; 16];
+    rand::fill(&mut bytes).expect("the operating system has randomness");
+    let mut bits = u128::from_be_bytes(bytes);
+    let mut text = String::with_capacity(26);
+    for _ in 0..26 {
+        text.push(char::from(ALPHABET[(bits & 31) as usize]));
+        bits >>= 5;
+    }
+    text
+}
+
+/// `[A-Za-z0-9]` first, then also `_ . -`: nothing that means something to Redis, a path or a shell.
+fn is_plain(text: &str, max_len: usize) -> bool {
+    let mut bytes = text.bytes();
+    text.len() <= max_len
+        && bytes.next().is_some_and(|b| b.is_ascii_alphanumeric())
+        && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+}
+
+/// Connection ids of API Gateway are base64 (`L0SM9cOFvHcCIhw=`).
+fn is_base64ish(text: &str) -> bool {
+    (1..=128).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'=' | b'+' | b'/'))
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $valid:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                let valid: fn(&str) -> bool = $valid;
+                if valid(text) {
+                    Ok(Self(text.to_owned()))
+                } else {
+                    Err(InvalidId { kind: $kind })
+                }
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidId;
+            fn try_from(text: String) -> Result<Self, InvalidId> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> String {
+                id.0
+            }
+        }
+    };
+}
+
+id!(
+    /// One browser session: `ses_` and 26 characters.
+    SessionId, "session", |text| text.len() > 4 && text.starts_with("ses_") && is_plain(text, 64)
+);
+id!(
+    /// One browser container, whoever started it. Ours are `ctr_` and 26 characters; a container that
+    /// somebody starts by hand may have any plain name of at most 64 characters.
+    ContainerId, "container", |text| is_plain(text, 64)
+);
+id!(
+    /// The owner of sessions, derived from a hash of the API key.
+    UserId, "user", |text| is_plain(text, 64)
+);
+id!(
+    /// One client socket on a session, whatever carries it.
+    ConnectionId, "connection", is_base64ish
+);
+id!(
+    /// One process that carries client sockets. Its connections die with it.
+    ServerId, "server", |text| text.len() > 4 && text.starts_with("srv_") && is_plain(text, 64)
+);
+
+impl SessionId {
+    pub fn random() -> Self {
+        Self(format!("ses_{}", random_suffix()))
+    }
+}
+
+impl ContainerId {
+    pub fn random() -> Self {
+        Self(format!("ctr_{}", random_suffix()))
+    }
+}
+
+impl ConnectionId {
+    pub fn random() -> Self {
+        Self(format!("con_{}", random_suffix()))
+    }
+}
+
+impl ServerId {
+    pub fn random() -> Self {
+        Self(format!("srv_{}", random_suffix()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_made_id_is_parsed_back_and_no_two_are_alike() {
+        let id = SessionId::random();
+        assert_eq!(id.as_str().parse::<SessionId>().as_ref(), Ok(&id));
+        assert_eq!(id.as_str().len(), 30);
+        assert_ne!(id, SessionId::random());
+    }
+
+    #[test]
+    fn what_could_mean_something_to_redis_a_path_or_a_shell_is_refused() {
+        for text in ["", "ses_", "x", "ses_a/b", "ses_a b", "ses_a\n", "ses_a:b", "ses_{a}", "../ses_a", "sés_a"] {
+            assert!(text.parse::<SessionId>().is_err(), "{text:?}");
+        }
+        for text in ["", ".hidden", "-flag", "a/b", "a:b", &"a".repeat(65)] {
+            assert!(text.parse::<ContainerId>().is_err(), "{text:?}");
+        }
+        assert!("my-laptop.1".parse::<ContainerId>().is_ok());
+        assert!("L0SM9cOFvHcCIhw=".parse::<ConnectionId>().is_ok());
+    }
+}

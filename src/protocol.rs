@@ -1,0 +1,118 @@
+//! What a browser container and the control plane say to each other, and the limits both keep to.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::ids::{ContainerId, SessionId, UserId};
+use crate::session::EndReason;
+
+/// A container is lost when this many heartbeats in a row were missed.
+pub const MISSED_HEARTBEATS: u64 = 3;
+/// The longest a claim may wait at the server, in seconds. API Gateway cuts a request off at 29.
+pub const MAX_CLAIM_WAIT_SECONDS: u64 = 20;
+/// The most sessions one container may offer to run.
+pub const MAX_SESSIONS_LIMIT: u32 = 1_000;
+/// The header in which the proxy shows a container the secret of the session it wants to reach.
+pub const CDP_SECRET_HEADER: &str = "x-wallcrawler-cdp-secret";
+
+const _: () = assert!(MAX_CLAIM_WAIT_SECONDS < 29);
+
+/// Whether a container wants work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ContainerPhase {
+    /// Takes sessions while it has room.
+    #[default]
+    Serving,
+    /// Takes no more, and finishes those it has.
+    Draining,
+    /// Has none left and is about to exit: forget it.
+    Leaving,
+}
+
+/// `POST /sessions/claim`: asks for work, reports what runs, and is the heartbeat.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimRequest {
+    pub container_id: ContainerId,
+    /// How many sessions hold a slot there, those being shut down included.
+    pub current_sessions: u32,
+    pub max_sessions: u32,
+    /// `host:port` at which the proxy reaches this container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// How long the server may hold the answer back until there is something to say (0..20).
+    #[serde(default)]
+    pub wait_seconds: u64,
+    /// The sessions the container holds. With it a claim can be repeated safely: what an earlier answer
+    /// handed out and the container never got is handed out again, and what it runs without holding
+    /// it any more comes back under `end`. A session stays listed until its end was reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_ids: Option<Vec<SessionId>>,
+    #[serde(default)]
+    pub phase: ContainerPhase,
+    /// Whether the control plane started this container (and so counts it against `MAX_CONTAINERS`).
+    #[serde(default)]
+    pub launched: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_arn: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimResponse {
+    pub success: bool,
+    pub sessions: Vec<ClaimedSession>,
+    pub claimed_count: usize,
+    /// Sessions the container runs and no longer holds: kill their browsers.
+    pub end: Vec<SessionId>,
+    /// Take no more work; exit when the last session has ended.
+    pub drain: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimedSession {
+    pub session_id: SessionId,
+    pub user_id: UserId,
+    pub browser_settings: Map<String, Value>,
+    /// RFC 3339.
+    pub created_at: String,
+    /// RFC 3339.
+    pub expires_at: String,
+    /// When the session's time is up, as a countdown: the two machines' clocks need not agree.
+    pub remaining_ms: u64,
+    pub keep_alive: bool,
+    /// Which claim of this session this is. A report that names an older one is about a browser that
+    /// no longer counts.
+    pub lease: u64,
+}
+
+/// `POST /sessions/{id}/ready`: its browser answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReadyRequest {
+    pub lease: u64,
+    /// What the proxy must show (`CDP_SECRET_HEADER`) to reach this session's browser.
+    pub cdp_secret: String,
+    /// Chrome's own `/json/version`, without its `webSocketDebuggerUrl`.
+    #[serde(default)]
+    pub version: Map<String, Value>,
+}
+
+/// `POST /sessions/{id}/ended`: its browser is gone.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndedRequest {
+    pub lease: u64,
+    /// `released` (a client sent `Browser.close`), `browser_crashed`, `failed_to_start`, `timeout`, or
+    /// `container_lost` (the container is being stopped).
+    pub reason: EndReason,
+}
+
+/// Answer to `ready` and `ended`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReportResponse {
+    pub success: bool,
+}

@@ -1,0 +1,179 @@
+//! A session: what it is, the states it may be in, and why it may end. No I/O.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::ids::{ContainerId, SessionId, UserId};
+
+/// `pending -> active -> ended`, never backwards, with one exception: a claimed session that no client
+/// has reached yet returns to `pending` when its container is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SessionStatus {
+    Pending,
+    Active,
+    Ended,
+}
+
+/// Why a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndReason {
+    /// The client asked for it, over HTTP or with CDP's `Browser.close`.
+    Released,
+    /// The last connection closed, and nobody came back within the grace time.
+    Disconnected,
+    /// Its time was up.
+    Timeout,
+    /// It was ready, and no client ever connected.
+    NeverConnected,
+    /// No container became free for it in time.
+    QueueTimeout,
+    /// The container that ran it died or stopped answering.
+    ContainerLost,
+    /// The browser ended by itself.
+    BrowserCrashed,
+    /// No browser could be started for it.
+    FailedToStart,
+}
+
+impl EndReason {
+    pub const ALL: [EndReason; 8] = [
+        EndReason::Released,
+        EndReason::Disconnected,
+        EndReason::Timeout,
+        EndReason::NeverConnected,
+        EndReason::QueueTimeout,
+        EndReason::ContainerLost,
+        EndReason::BrowserCrashed,
+        EndReason::FailedToStart,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EndReason::Released => "released",
+            EndReason::Disconnected => "disconnected",
+            EndReason::Timeout => "timeout",
+            EndReason::NeverConnected => "never_connected",
+            EndReason::QueueTimeout => "queue_timeout",
+            EndReason::ContainerLost => "container_lost",
+            EndReason::BrowserCrashed => "browser_crashed",
+            EndReason::FailedToStart => "failed_to_start",
+        }
+    }
+
+    /// The WebSocket close code a connected client is told, and the sentence that goes with it.
+    pub fn close_code(self) -> (u16, &'static str) {
+        match self {
+            EndReason::Timeout => (4001, "timeout: the session's time is up"),
+            EndReason::Released => (4002, "released: the session was released"),
+            EndReason::Disconnected => (4002, "disconnected: the session ended after its last connection closed"),
+            EndReason::ContainerLost => (4003, "container_lost: the container that ran the session is gone"),
+            EndReason::BrowserCrashed => (4003, "browser_crashed: the browser ended by itself"),
+            EndReason::NeverConnected => (4004, "never_connected: no client connected in time"),
+            EndReason::QueueTimeout => (4004, "queue_timeout: no container became free in time"),
+            EndReason::FailedToStart => (4004, "failed_to_start: no browser could be started"),
+        }
+    }
+}
+
+impl fmt::Display for EndReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A word that names no status or reason.
+#[derive(Debug, thiserror::Error)]
+#[error("unknown {kind} {word:?}")]
+pub struct UnknownWord {
+    kind: &'static str,
+    word: String,
+}
+
+impl FromStr for EndReason {
+    type Err = UnknownWord;
+    fn from_str(word: &str) -> Result<Self, UnknownWord> {
+        EndReason::ALL
+            .into_iter()
+            .find(|reason| reason.as_str() == word)
+            .ok_or_else(|| UnknownWord { kind: "end reason", word: word.to_owned() })
+    }
+}
+
+impl SessionStatus {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SessionStatus::Pending => "pending",
+            SessionStatus::Active => "active",
+            SessionStatus::Ended => "ended",
+        }
+    }
+}
+
+impl FromStr for SessionStatus {
+    type Err = UnknownWord;
+    fn from_str(word: &str) -> Result<Self, UnknownWord> {
+        [SessionStatus::Pending, SessionStatus::Active, SessionStatus::Ended]
+            .into_iter()
+            .find(|status| status.as_str() == word)
+            .ok_or_else(|| UnknownWord { kind: "session status", word: word.to_owned() })
+    }
+}
+
+/// A session as the store knows it. Times are milliseconds since the Unix epoch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Session {
+    pub id: SessionId,
+    pub user_id: UserId,
+    pub status: SessionStatus,
+    pub created_at_ms: u64,
+    /// The last time a client connected, disconnected or otherwise touched it.
+    pub last_activity_ms: u64,
+    pub expires_at_ms: u64,
+    pub timeout_ms: u64,
+    pub keep_alive: bool,
+    /// As the client sent them.
+    pub browser_settings: Map<String, Value>,
+    pub user_metadata: Map<String, Value>,
+    pub container_id: Option<ContainerId>,
+    pub task_arn: Option<String>,
+    /// Whether its browser answers.
+    pub ready: bool,
+    pub active_connections: u64,
+    /// From 1, while pending.
+    pub queue_position: Option<u64>,
+    pub ended_at_ms: Option<u64>,
+    pub end_reason: Option<EndReason>,
+}
+
+/// What a new session is made of.
+#[derive(Debug, Clone)]
+pub struct NewSession {
+    pub id: SessionId,
+    pub user_id: UserId,
+    pub timeout_ms: u64,
+    pub keep_alive: bool,
+    pub browser_settings: Map<String, Value>,
+    pub user_metadata: Map<String, Value>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_end_reason_is_read_back_and_has_a_close_reason_that_fits_its_frame() {
+        for reason in EndReason::ALL {
+            assert_eq!(reason.as_str().parse::<EndReason>().ok(), Some(reason));
+            let (code, text) = reason.close_code();
+            assert!((4000..5000).contains(&code));
+            // RFC 6455, 5.5: a control frame's payload holds at most 125 bytes, two of them the code.
+            assert!(text.len() <= 123);
+            assert!(text.starts_with(reason.as_str()));
+        }
+    }
+}
