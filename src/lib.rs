@@ -1,6 +1,47 @@
-//! WallCrawler's control plane.
+//! WallCrawler's control plane: an API that hands out fresh, isolated Chromium sessions, starts containers
+//! when capacity is short, and proxies CDP.
+//!
+//! # The map
+//!
+//! Four floors; imports only go down.
+//!
+//! - **The doors**: `main`, [`server`] (the native home), [`native`] (HTTP/1.1 on a port), [`routes`], [`ws`],
+//!   [`auth`], [`error`], [`telemetry`], and [`agent`], the browser container.
+//! - **Behaviour**: [`lifecycle`] (what happens to sessions and containers), [`scaling`] (how many containers).
+//! - **Seams**: [`app`] holds them together; [`store`] (Redis), [`fleet`] (what runs containers), [`upgrade`]
+//!   and [`splice`] (sockets).
+//! - **Types**: [`ids`], [`session`], [`container`], [`protocol`], [`browser_settings`], [`tokens`],
+//!   [`api_keys`], [`addresses`], [`config`], [`clock`].
+
+pub mod addresses;
+pub mod api_keys;
+pub mod app;
+pub mod auth;
 pub mod browser_settings;
+pub mod child;
 pub mod clock;
+pub mod config;
+pub mod container;
+pub mod error;
+pub mod fleet;
 pub mod ids;
+pub mod lifecycle;
+#[cfg(feature = "native")]
+pub mod native;
+#[cfg(feature = "native")]
+pub mod private_redis;
 pub mod protocol;
+pub mod routes;
+pub mod scaling;
+#[cfg(feature = "native")]
+pub mod server;
 pub mod session;
+#[cfg(any(feature = "native", feature = "agent"))]
+pub mod splice;
+pub mod store;
+pub mod sweep;
+pub mod telemetry;
+pub mod tokens;
+#[cfg(any(feature = "native", feature = "agent"))]
+pub mod upgrade;
+pub mod ws;

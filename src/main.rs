@@ -1,1 +1,132 @@
-fn main() {}
+//! The process: read the configuration, see where we run, run, and end with an honest exit code.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use wallcrawler::clock::now_ms;
+use wallcrawler::config::{self, Config, ContainerConfig, DEV_API_KEY};
+use wallcrawler::ids::ContainerId;
+use wallcrawler::lifecycle::CONTAINER_TOKEN_MS;
+use wallcrawler::server::Server;
+use wallcrawler::telemetry;
+use wallcrawler::tokens::{Subject, Tokens};
+
+const USAGE: &str = "\
+wallcrawler: fresh Chromium sessions for browser agents
+
+  wallcrawler                     serve the API and the CDP proxy
+  wallcrawler container           run browsers for a server (CONTAINER_ID, CONTAINER_TOKEN, API_ENDPOINT)
+  wallcrawler token container ID  mint the token of a container that is started by hand (JWE_SECRET)
+  wallcrawler help | --version
+
+Everything is configured by environment variables: see README.md.";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        [] => run(serve()),
+        #[cfg(feature = "agent")]
+        ["container"] => run(container()),
+        ["token", "container", id] => token(id),
+        ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        ["--version" | "-V"] => {
+            println!("wallcrawler {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("wallcrawler: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let json = config::env("LOG_FORMAT").as_deref() == Some("json");
+    telemetry::init(json, config::env("RUST_LOG").as_deref());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    let done = runtime.block_on(work);
+    runtime.shutdown_background();
+    done
+}
+
+/// Resolves at SIGINT or SIGTERM. The second one ends the process at once.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be caught")?;
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be caught")?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            std::process::exit(130);
+        });
+    })
+}
+
+async fn serve() -> anyhow::Result<()> {
+    let config = Config::from_env()?;
+    let default_api_key = config.default_api_key;
+    let program = std::env::current_exe().context("this program's own path cannot be found")?;
+    let shutdown = stop_signal()?;
+    let server = Server::start(config, program).await?;
+    let url = format!("http://{}", server.address);
+    if default_api_key {
+        println!("{}", welcome(&url));
+    } else {
+        tracing::info!(url, "listening");
+    }
+    server.run(shutdown).await?;
+    Ok(())
+}
+
+fn welcome(url: &str) -> String {
+    format!(
+        "
+  wallcrawler is listening on {url}
+  API key: {DEV_API_KEY}
+
+  Create a session; its connectUrl is what Playwright, Puppeteer and Stagehand connect to:
+
+    curl -s -X POST {url}/sessions -H 'x-api-key: {DEV_API_KEY}'
+
+  Or let a program open a page with it:
+
+    (cd examples && npm ci --silent && node open_a_page.mjs)
+"
+    )
+}
+
+#[cfg(feature = "agent")]
+async fn container() -> anyhow::Result<()> {
+    let config = ContainerConfig::from_env()?;
+    let shutdown = stop_signal()?;
+    wallcrawler::agent::run(config.into(), shutdown).await?;
+    Ok(())
+}
+
+fn token(id: &str) -> anyhow::Result<()> {
+    let container: ContainerId = id.parse()?;
+    let secret = config::env("JWE_SECRET")
+        .context("JWE_SECRET must be set, to the same value as the server's: the token is made from it")?;
+    let tokens = Tokens::new(&[secret], false).context("JWE_SECRET")?;
+    let now_ms = now_ms();
+    println!("{}", tokens.mint(&Subject::Container(container), now_ms, now_ms + CONTAINER_TOKEN_MS));
+    Ok(())
+}

@@ -1,0 +1,39 @@
+.DEFAULT_GOAL := help
+.PHONY: help run test test-e2e example lint format bench prerequisites
+
+# rustup puts cargo here, and not every shell has it on its path.
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# A debug build: it is compiled in half the time of a release build, and locally the time goes into Chromium.
+run: ## a server on http://127.0.0.1:8080 with the key wc_dev; Ctrl-C ends it and its browsers
+	@scripts/prerequisites run
+	@cargo run
+
+test: ## all tests: Rust with a real Redis and Chromium, then Playwright and Puppeteer against the built server
+	@scripts/prerequisites test
+	cargo test
+	@scripts/test-e2e
+
+test-e2e: ## only the real clients; FILES="ends isolation" picks some
+	@scripts/prerequisites test
+	@scripts/test-e2e $(FILES)
+
+example: ## the example program, against the server that `make run` started
+	@scripts/prerequisites test
+	cd examples && npm ci && node open_a_page.mjs
+
+lint: ## formatting, clippy (also of the Lambda build), docs, scripts; every warning is an error
+	@scripts/lint
+
+format: ## put the Rust code into shape
+	cargo fmt
+
+bench: ## the measurements that the README quotes
+	@scripts/prerequisites run
+	cargo bench
+
+prerequisites: ## install what running and testing need, if it is missing (Debian, Ubuntu), or say what is missing
+	@scripts/prerequisites test

@@ -1,0 +1,104 @@
+//! The few handles every handler gets.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::addresses::Addresses;
+use crate::api_keys::{ApiKeys, encode_hex};
+use crate::config::Config;
+use crate::container::FleetPolicy;
+use crate::fleet::Fleet;
+use crate::ids::ServerId;
+use crate::store::events::Events;
+use crate::store::{Limits, Store, StoreError};
+use crate::tokens::{SecretTooShort, Tokens};
+
+/// Cheap to clone: every clone is the same application.
+#[derive(Clone)]
+pub struct App(Arc<Parts>);
+
+pub struct Parts {
+    pub store: Store,
+    pub events: Events,
+    pub fleet: Box<dyn Fleet>,
+    pub tokens: Tokens,
+    pub api_keys: ApiKeys,
+    pub limits: Limits,
+    pub policy: FleetPolicy,
+    pub addresses: Addresses,
+    /// How long a client may be parked until its session is ready.
+    pub connect_wait: Duration,
+    /// What a launched container is told beside its name.
+    pub warm_browsers: u32,
+    pub heartbeat: Duration,
+    /// This process, as the carrier of client sockets.
+    pub server_id: ServerId,
+    /// The sockets this process carries, and what they leave to be done.
+    pub sockets: TaskTracker,
+    /// Resolves when the process is to end.
+    pub stopping: CancellationToken,
+}
+
+/// The application could not be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    #[error("the session store cannot be used")]
+    Store(#[from] StoreError),
+    #[error("JWE_SECRET {0}")]
+    Secret(#[from] SecretTooShort),
+}
+
+impl App {
+    /// Puts the application together, whichever home it runs in. `redis` is the Redis to use, and
+    /// `api_endpoint` where containers are told to ask for work if nothing else is configured.
+    pub async fn boot(
+        config: Config,
+        redis: &str,
+        api_endpoint: String,
+        fleet: Box<dyn Fleet>,
+    ) -> Result<Self, BootError> {
+        let store = Store::open(redis, &config.key_prefix)?;
+        let secret = match config.jwe_secret {
+            Some(secret) => secret.0,
+            // One per Redis, so that a restart on the same Redis accepts the tokens it once gave out.
+            None => store.shared_value("dev-jwe-secret", &random_hex()).await?,
+        };
+        let mut addresses = config.addresses;
+        if addresses.api_endpoint.is_empty() {
+            addresses.api_endpoint = api_endpoint;
+        }
+        Ok(Self(Arc::new(Parts {
+            store,
+            events: Events::default(),
+            fleet,
+            tokens: Tokens::new(&[secret], config.accept_signed_tokens)?,
+            api_keys: config.api_keys,
+            limits: config.limits,
+            policy: config.policy,
+            addresses,
+            connect_wait: config.connect_wait,
+            warm_browsers: config.warm_browsers,
+            heartbeat: config.heartbeat,
+            server_id: ServerId::random(),
+            sockets: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+        })))
+    }
+}
+
+fn random_hex() -> String {
+    let mut bytes = [0u8; 32];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the operating system has randomness");
+    encode_hex(&bytes)
+}
+
+impl Deref for App {
+    type Target = Parts;
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}

@@ -1,0 +1,544 @@
+//! Configuration from the environment. Every fault is reported at once, by name; values are never
+//! repeated, since they may be secrets.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::addresses::Addresses;
+use crate::api_keys::ApiKeys;
+use crate::container::FleetPolicy;
+use crate::ids::ContainerId;
+use crate::protocol::{MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT, MISSED_HEARTBEATS};
+use crate::store::Limits;
+use crate::tokens::MIN_SECRET_BYTES;
+
+/// The key a development server accepts when none is configured.
+pub const DEV_API_KEY: &str = "wc_dev";
+/// The timer of a native server.
+pub const TICK: Duration = Duration::from_secs(1);
+
+/// How strict to be: only development has defaults for what must be secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Environment {
+    Dev,
+    Staging,
+    Prod,
+}
+
+/// A text that is never shown.
+#[derive(Clone)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// What the control plane runs with.
+#[derive(Debug)]
+pub struct Config {
+    pub environment: Environment,
+    pub bind: SocketAddr,
+    /// `None`: a private Redis, started and ended with this process.
+    pub redis_endpoint: Option<Secret>,
+    pub key_prefix: String,
+    pub api_keys: ApiKeys,
+    /// Whether the keys are the development default.
+    pub default_api_key: bool,
+    /// `None`: one that all processes on this Redis share, made when first needed (development only).
+    pub jwe_secret: Option<Secret>,
+    pub accept_signed_tokens: bool,
+    /// `api_endpoint` is empty if this process itself is meant.
+    pub addresses: Addresses,
+    pub limits: Limits,
+    pub policy: FleetPolicy,
+    pub connect_wait: Duration,
+    pub warm_browsers: u32,
+    pub heartbeat: Duration,
+    pub tmp_dir: PathBuf,
+    /// What child processes get of this environment.
+    pub child_env: Vec<(String, String)>,
+}
+
+/// What `wallcrawler container` runs with.
+#[derive(Debug)]
+pub struct ContainerConfig {
+    pub container_id: ContainerId,
+    pub token: Secret,
+    pub api_endpoint: String,
+    pub max_sessions: u32,
+    pub warm_browsers: u32,
+    pub heartbeat: Duration,
+    pub bind: SocketAddr,
+    /// `host` or `host:port` at which proxies reach this container, if not found out by itself.
+    pub advertise: Option<String>,
+    pub browsers: BrowserPaths,
+    pub workdir: PathBuf,
+    pub launched: bool,
+    pub drain_timeout: Duration,
+}
+
+/// Where to look for browsers.
+#[derive(Debug, Clone, Default)]
+pub struct BrowserPaths {
+    pub chrome: Option<PathBuf>,
+    pub headless_shell: Option<PathBuf>,
+    pub path: Option<std::ffi::OsString>,
+    pub home: Option<PathBuf>,
+}
+
+/// All that is wrong with the environment.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the configuration has faults:{}", .0.iter().map(|fault| format!("\n  {fault}")).collect::<String>())]
+pub struct Faults(pub Vec<String>);
+
+/// The environment, read with all faults collected.
+struct Reader<'a> {
+    lookup: &'a dyn Fn(&str) -> Option<String>,
+    faults: Vec<String>,
+}
+
+impl Reader<'_> {
+    /// Blank counts as not set.
+    fn text(&self, name: &str) -> Option<String> {
+        (self.lookup)(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+    }
+
+    fn fault(&mut self, name: &str, message: impl fmt::Display) {
+        self.faults.push(format!("{name} {message}"));
+    }
+
+    fn parse<T: FromStr>(&mut self, name: &str, default: T, expected: &str) -> T {
+        match self.text(name).map(|value| value.parse()) {
+            None => default,
+            Some(Ok(value)) => value,
+            Some(Err(_)) => {
+                self.fault(name, format_args!("must be {expected}"));
+                default
+            }
+        }
+    }
+
+    fn number(&mut self, name: &str, default: u64, range: std::ops::RangeInclusive<u64>) -> u64 {
+        let expected = format!("a whole number from {} to {}", range.start(), range.end());
+        let value = self.parse(name, default, &expected);
+        if !range.contains(&value) {
+            self.fault(name, format_args!("must be {expected}"));
+            return default;
+        }
+        value
+    }
+
+    /// Seconds, with decimals if need be.
+    fn seconds(&mut self, name: &str, default: f64, max: f64) -> Duration {
+        let expected = format!("a number of seconds from 0 to {max}");
+        let value = self.parse(name, default, &expected);
+        if !(0.0..=max).contains(&value) {
+            self.fault(name, format_args!("must be {expected}"));
+            return Duration::from_secs_f64(default);
+        }
+        Duration::from_secs_f64(value)
+    }
+
+    fn flag(&mut self, name: &str) -> bool {
+        match self.text(name).as_deref() {
+            None | Some("false" | "0") => false,
+            Some("true" | "1") => true,
+            Some(_) => {
+                self.fault(name, "must be true or false");
+                false
+            }
+        }
+    }
+
+    /// A base URL of one of these schemes, without a slash at its end.
+    fn url(&mut self, name: &str, schemes: &[&str]) -> Option<String> {
+        let value = self.text(name)?;
+        let rest = schemes.iter().find_map(|scheme| value.strip_prefix(scheme)?.strip_prefix("://"));
+        match rest {
+            Some(rest) if is_host_and_path(rest) => Some(value.trim_end_matches('/').to_owned()),
+            _ => {
+                self.fault(name, format_args!("must be a URL that begins with {}://", schemes.join(":// or ")));
+                None
+            }
+        }
+    }
+
+    /// A host, with or without a scheme in front of it.
+    fn host(&mut self, name: &str) -> Option<String> {
+        let value = self.text(name)?;
+        let rest = ["ws://", "wss://"].iter().find_map(|scheme| value.strip_prefix(scheme)).unwrap_or(&value);
+        if is_host_and_path(rest) && !rest.contains("://") {
+            return Some(value.trim_end_matches('/').to_owned());
+        }
+        self.fault(name, "must be a host, or a URL that begins with ws:// or wss://");
+        None
+    }
+}
+
+fn is_host_and_path(rest: &str) -> bool {
+    !rest.is_empty()
+        && !rest.starts_with('/')
+        && rest.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'<' | b'>' | b'\\' | b'?' | b'#' | b'@'))
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// `REDIS_ENDPOINT` as people write it: a host, `host:port`, or a URL.
+fn redis_url(endpoint: &str) -> Option<String> {
+    if endpoint.contains("://") {
+        let known = ["redis://", "rediss://", "redis-cluster://", "rediss-cluster://", "redis+unix://"];
+        return known.iter().any(|scheme| endpoint.starts_with(scheme)).then(|| endpoint.to_owned());
+    }
+    if !is_host_and_path(endpoint) || endpoint.contains('/') {
+        return None;
+    }
+    let has_port = endpoint.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    Some(if has_port { format!("redis://{endpoint}") } else { format!("redis://{endpoint}:6379") })
+}
+
+/// What the list in `API_KEYS` holds: a JSON list, or keys separated by commas.
+fn key_list(text: &str) -> Option<Vec<String>> {
+    if text.starts_with('[') {
+        return serde_json::from_str(text).ok();
+    }
+    Some(text.split(',').map(|key| key.trim().to_owned()).collect())
+}
+
+impl Config {
+    pub fn from_env() -> Result<Self, Faults> {
+        Self::read(&env)
+    }
+
+    pub fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, Faults> {
+        let mut env = Reader { lookup, faults: Vec::new() };
+        let environment = match env.text("ENVIRONMENT").as_deref() {
+            None | Some("dev") => Environment::Dev,
+            Some("staging") => Environment::Staging,
+            Some("prod") => Environment::Prod,
+            Some(_) => {
+                env.fault("ENVIRONMENT", "must be dev, staging or prod");
+                Environment::Prod
+            }
+        };
+        let dev = environment == Environment::Dev;
+        let required = |env: &mut Reader<'_>, name: &str| {
+            if !dev {
+                env.fault(name, "must be set unless ENVIRONMENT is dev");
+            }
+        };
+
+        let default_bind = IpAddr::from(if dev { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED });
+        let bind = env.parse("BIND", default_bind, "an IP address");
+        let port = u16::try_from(env.number("PORT", 8080, 0..=65_535)).unwrap_or(8080);
+
+        let redis_endpoint = env.text("REDIS_ENDPOINT").and_then(|endpoint| {
+            let url = redis_url(&endpoint);
+            if url.is_none() {
+                env.fault(
+                    "REDIS_ENDPOINT",
+                    "must be host, host:port, or a redis://, rediss:// or redis-cluster:// URL",
+                );
+            }
+            url.map(Secret)
+        });
+        if env.text("REDIS_ENDPOINT").is_none() {
+            required(&mut env, "REDIS_ENDPOINT");
+        }
+        let key_prefix = env.text("KEY_PREFIX").unwrap_or_default();
+        if redis_endpoint.as_ref().is_some_and(|url| url.0.contains("-cluster://")) && !key_prefix.contains('{') {
+            env.fault("KEY_PREFIX", "must hold a hash tag on a cluster, as in {wallcrawler}:");
+        }
+
+        let keys = env.text("API_KEYS");
+        let default_api_key = keys.is_none();
+        if default_api_key {
+            required(&mut env, "API_KEYS");
+            if !bind.is_loopback() {
+                env.fault("API_KEYS", "must be set when BIND is not a loopback address");
+            }
+        }
+        let keys = keys.map_or_else(|| Some(vec![DEV_API_KEY.to_owned()]), |text| key_list(&text));
+        let api_keys = match keys.map(|keys| ApiKeys::parse(&keys)) {
+            Some(Ok(keys)) => keys,
+            Some(Err(error)) => {
+                env.fault("API_KEYS", format_args!("cannot be used: {error}"));
+                ApiKeys::parse::<&str>(&[]).expect("no keys are valid keys")
+            }
+            None => {
+                env.fault("API_KEYS", "must be keys separated by commas, or a JSON list of them");
+                ApiKeys::parse::<&str>(&[]).expect("no keys are valid keys")
+            }
+        };
+        let jwe_secret = env.text("JWE_SECRET").map(Secret);
+        match &jwe_secret {
+            None => required(&mut env, "JWE_SECRET"),
+            Some(secret) if secret.0.len() < MIN_SECRET_BYTES => {
+                env.fault("JWE_SECRET", format_args!("must be at least {MIN_SECRET_BYTES} bytes long"));
+            }
+            Some(_) => {}
+        }
+
+        let addresses = Addresses {
+            cdp_endpoint: env.host("CDP_ENDPOINT"),
+            load_balancer: env.host("ALB_DNS_NAME"),
+            public_url: env.url("PUBLIC_URL", &["http", "https"]),
+            api_endpoint: env.url("API_ENDPOINT", &["http", "https"]).unwrap_or_default(),
+        };
+        if addresses.cdp_endpoint.is_none() && addresses.load_balancer.is_none() && addresses.public_url.is_none() {
+            required(&mut env, "CDP_ENDPOINT, ALB_DNS_NAME or PUBLIC_URL");
+        }
+
+        let heartbeat = Duration::from_secs(env.number("HEARTBEAT_SECONDS", 5, 1..=MAX_CLAIM_WAIT_SECONDS));
+        let policy = FleetPolicy {
+            sessions_per_container: env.number("MAX_SESSIONS_PER_CONTAINER", 20, 1..=u64::from(MAX_SESSIONS_LIMIT)),
+            warm_slots: env.number("WARM_SLOTS", 0, 0..=100_000),
+            min_containers: env.number("MIN_CONTAINERS", 0, 0..=10_000),
+            max_containers: env.number("MAX_CONTAINERS", 10, 0..=10_000),
+            start_wait_ms: ms(env.seconds("START_TIMEOUT_SECONDS", 30.0, 3_600.0)),
+            idle_ms: ms(env.seconds("CONTAINER_IDLE_SECONDS", 300.0, 86_400.0)),
+            lost_after_ms: ms(heartbeat) * MISSED_HEARTBEATS,
+            blind_after_ms: ms(TICK) * 5,
+        };
+        if policy.min_containers > policy.max_containers {
+            env.fault("MIN_CONTAINERS", "must not be greater than MAX_CONTAINERS");
+        }
+        let limits = Limits {
+            max_pending: env.number("MAX_PENDING_SESSIONS", 1_000, 1..=10_000_000),
+            max_per_user: env.number("MAX_SESSIONS_PER_USER", 0, 0..=10_000_000),
+            queue_wait_ms: ms(env.seconds("QUEUE_TIMEOUT_SECONDS", 300.0, 86_400.0)),
+            browser_wait_ms: ms(env.seconds("BROWSER_TIMEOUT_SECONDS", 60.0, 3_600.0)),
+            connect_wait_ms: ms(env.seconds("NEVER_CONNECTED_SECONDS", 300.0, 86_400.0)),
+            grace_ms: ms(env.seconds("DISCONNECT_GRACE_SECONDS", 10.0, 3_600.0)),
+            retention_ms: ms(env.seconds("SESSION_RETENTION_SECONDS", 86_400.0, 31_536_000.0)),
+            max_leases: 3,
+        };
+        let config = Config {
+            environment,
+            bind: SocketAddr::new(bind, port),
+            redis_endpoint,
+            key_prefix,
+            api_keys,
+            default_api_key,
+            jwe_secret,
+            accept_signed_tokens: env.flag("ACCEPT_SIGNED_TOKENS"),
+            addresses,
+            limits,
+            policy,
+            connect_wait: env.seconds("CONNECT_WAIT_SECONDS", 120.0, 3_600.0),
+            warm_browsers: u32::try_from(env.number("WARM_BROWSERS", 1, 0..=100)).unwrap_or(1),
+            heartbeat,
+            tmp_dir: tmp_dir(&env),
+            child_env: PASSED_ON
+                .iter()
+                .filter_map(|name| env.text(name).map(|value| ((*name).to_owned(), value)))
+                .collect(),
+        };
+        if env.faults.is_empty() { Ok(config) } else { Err(Faults(env.faults)) }
+    }
+}
+
+/// What a browser container on this machine needs of our environment. Nothing of it is a secret.
+const PASSED_ON: [&str; 12] = [
+    "PATH",
+    "HOME",
+    "LANG",
+    "TZ",
+    "TMPDIR",
+    "RUST_LOG",
+    "RUST_BACKTRACE",
+    "CHROME_PATH",
+    "CHROME_HEADLESS_SHELL_PATH",
+    "FONTCONFIG_PATH",
+    "XDG_RUNTIME_DIR",
+    "LOG_FORMAT",
+];
+
+impl ContainerConfig {
+    pub fn from_env() -> Result<Self, Faults> {
+        Self::read(&env)
+    }
+
+    pub fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, Faults> {
+        let mut env = Reader { lookup, faults: Vec::new() };
+        let api_endpoint = env.url("API_ENDPOINT", &["http", "https"]);
+        let container_id = env.text("CONTAINER_ID").and_then(|id| {
+            let id = id.parse::<ContainerId>();
+            if id.is_err() {
+                env.fault("CONTAINER_ID", "must be at most 64 letters, digits and . _ -");
+            }
+            id.ok()
+        });
+        let token = env.text("CONTAINER_TOKEN").map(Secret);
+        for (name, missing) in [
+            ("API_ENDPOINT", api_endpoint.is_none() && env.text("API_ENDPOINT").is_none()),
+            ("CONTAINER_ID", container_id.is_none() && env.text("CONTAINER_ID").is_none()),
+            ("CONTAINER_TOKEN", token.is_none()),
+        ] {
+            if missing {
+                env.fault(name, "must be set");
+            }
+        }
+        let max_sessions = env.number("MAX_SESSIONS", 20, 1..=u64::from(MAX_SESSIONS_LIMIT));
+        let warm_browsers = env.number("WARM_BROWSERS", 1, 0..=100);
+        let heartbeat = Duration::from_secs(env.number("HEARTBEAT_SECONDS", 5, 1..=MAX_CLAIM_WAIT_SECONDS));
+        let local = api_endpoint.as_deref().is_some_and(is_loopback_url);
+        let default_bind = IpAddr::from(if local { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED });
+        let bind = env.parse("BIND", default_bind, "an IP address");
+        let port = u16::try_from(env.number("PORT", 0, 0..=65_535)).unwrap_or(0);
+        let advertise = env.text("CONTAINER_ADDRESS");
+        if advertise.as_deref().is_some_and(|address| !is_host_and_path(address) || address.contains('/')) {
+            env.fault("CONTAINER_ADDRESS", "must be a host or host:port");
+        }
+        let launched = env.flag("CONTAINER_LAUNCHED");
+        let drain_timeout = env.seconds("DRAIN_SECONDS", 110.0, 3_600.0);
+        let workdir = env.text("CONTAINER_WORKDIR").map(PathBuf::from);
+        let tmp_dir = tmp_dir(&env);
+        let browsers = BrowserPaths {
+            chrome: env.text("CHROME_PATH").map(PathBuf::from),
+            headless_shell: env.text("CHROME_HEADLESS_SHELL_PATH").map(PathBuf::from),
+            path: env.text("PATH").map(Into::into),
+            home: env.text("HOME").map(PathBuf::from),
+        };
+        let (Some(container_id), Some(token), Some(api_endpoint), true) =
+            (container_id, token, api_endpoint, env.faults.is_empty())
+        else {
+            return Err(Faults(env.faults));
+        };
+        Ok(ContainerConfig {
+            workdir: workdir.unwrap_or_else(|| tmp_dir.join("wallcrawler").join(container_id.as_str())),
+            container_id,
+            token,
+            api_endpoint,
+            max_sessions: u32::try_from(max_sessions).unwrap_or(MAX_SESSIONS_LIMIT),
+            warm_browsers: u32::try_from(warm_browsers).unwrap_or(1),
+            heartbeat,
+            bind: SocketAddr::new(bind, port),
+            advertise,
+            browsers,
+            launched,
+            drain_timeout,
+        })
+    }
+}
+
+fn is_loopback_url(url: &str) -> bool {
+    let authority = url.split("://").nth(1).unwrap_or_default().split('/').next().unwrap_or_default();
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host).trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn tmp_dir(env: &Reader<'_>) -> PathBuf {
+    env.text("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from)
+}
+
+/// A variable of this process.
+#[allow(clippy::disallowed_methods)]
+pub fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(vars: &[(&str, &str)]) -> Result<Config, Faults> {
+        Config::read(&|name| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+    }
+
+    #[test]
+    fn nothing_configured_is_a_local_server_on_loopback() {
+        let config = read(&[]).expect("valid");
+        assert_eq!(config.bind.to_string(), "127.0.0.1:8080");
+        assert!(config.redis_endpoint.is_none());
+        assert!(config.default_api_key && config.api_keys.user(DEV_API_KEY).is_some());
+        assert_eq!((config.policy.sessions_per_container, config.policy.max_containers), (20, 10));
+    }
+
+    #[test]
+    fn production_refuses_every_default_that_is_a_secret_or_local() {
+        for environment in ["prod", "staging"] {
+            let faults = read(&[("ENVIRONMENT", environment)]).expect_err("not enough").0;
+            for name in ["REDIS_ENDPOINT", "API_KEYS", "JWE_SECRET", "CDP_ENDPOINT"] {
+                assert!(faults.iter().any(|fault| fault.starts_with(name)), "{name} in {faults:?}");
+            }
+        }
+        let config = read(&[
+            ("ENVIRONMENT", "prod"),
+            ("REDIS_ENDPOINT", "redis.internal"),
+            ("API_KEYS", "one,two"),
+            ("JWE_SECRET", "0123456789abcdef0123456789abcdef"),
+            ("CDP_ENDPOINT", "cdp.example.com"),
+        ])
+        .expect("valid");
+        assert_eq!(config.redis_endpoint.expect("set").0, "redis://redis.internal:6379");
+        assert_eq!(config.bind.to_string(), "0.0.0.0:8080");
+    }
+
+    #[test]
+    fn the_default_key_is_good_on_loopback_only() {
+        let faults = read(&[("BIND", "0.0.0.0")]).expect_err("refused").0;
+        assert_eq!(faults, ["API_KEYS must be set when BIND is not a loopback address"]);
+    }
+
+    #[test]
+    fn every_fault_is_reported_at_once_by_name_and_without_the_value() {
+        let faults = read(&[
+            ("PORT", "eighty"),
+            ("ENVIRONMENT", "qa"),
+            ("MAX_CONTAINERS", "-1"),
+            ("DISCONNECT_GRACE_SECONDS", "soon"),
+            ("JWE_SECRET", "too short to be one"),
+            ("PUBLIC_URL", "example.com"),
+            ("REDIS_ENDPOINT", "http://redis"),
+            ("ACCEPT_SIGNED_TOKENS", "maybe"),
+        ])
+        .expect_err("faults");
+        let text = faults.to_string();
+        for name in [
+            "PORT",
+            "ENVIRONMENT",
+            "MAX_CONTAINERS",
+            "DISCONNECT_GRACE_SECONDS",
+            "JWE_SECRET",
+            "PUBLIC_URL",
+            "REDIS_ENDPOINT",
+            "ACCEPT_SIGNED_TOKENS",
+        ] {
+            assert_eq!(text.matches(&format!("\n  {name} ")).count(), 1, "{name} in {text}");
+        }
+        assert!(!text.contains("too short to be one") && !text.contains("eighty"));
+    }
+
+    #[test]
+    fn redis_is_named_as_people_name_it() {
+        for (endpoint, url) in [
+            ("cache", Some("redis://cache:6379")),
+            ("cache:6380", Some("redis://cache:6380")),
+            ("rediss://user:pass@cache:6380", Some("rediss://user:pass@cache:6380")),
+            ("redis-cluster://a:1", Some("redis-cluster://a:1")),
+            ("memcached://a", None),
+            ("a b", None),
+        ] {
+            assert_eq!(redis_url(endpoint).as_deref(), url, "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn a_container_says_all_that_it_misses() {
+        let faults = ContainerConfig::read(&|_| None).expect_err("nothing is set").0;
+        assert_eq!(faults, ["API_ENDPOINT must be set", "CONTAINER_ID must be set", "CONTAINER_TOKEN must be set"]);
+        assert!(
+            is_loopback_url("http://127.0.0.1:8080")
+                && is_loopback_url("http://localhost")
+                && is_loopback_url("http://[::1]:1")
+        );
+        assert!(!is_loopback_url("https://127.0.0.1.example.com"));
+    }
+}

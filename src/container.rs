@@ -1,0 +1,104 @@
+//! A container: what registered itself, what the fleet is told to start, and how many there should be.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::ids::{ContainerId, ServerId};
+
+/// A container as the registry knows it. Times are milliseconds since the Unix epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    pub id: ContainerId,
+    pub active_sessions: u64,
+    pub max_sessions: u64,
+    pub last_heartbeat_ms: u64,
+    /// Since when it has had no session; means something only while it has none.
+    pub idle_since_ms: u64,
+    pub started_at_ms: u64,
+    pub draining: bool,
+    /// Whether the control plane started it, or somebody by hand.
+    pub launched: bool,
+}
+
+/// All that is known of the fleet at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FleetSnapshot {
+    /// Since when heartbeats could be observed without a gap.
+    pub watched_since_ms: u64,
+    /// Sessions in the queue.
+    pub pending: u64,
+    /// Sessions the containers that take work could hold in all, and those they hold.
+    pub slots: u64,
+    pub used: u64,
+    pub containers: Vec<Container>,
+    /// Containers that were reserved, and when each must have come.
+    pub starting: Vec<(ContainerId, u64)>,
+    /// Servers, and when each beat last.
+    pub servers: Vec<(ServerId, u64)>,
+}
+
+/// How many containers there should be, and when one counts as idle or lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FleetPolicy {
+    pub sessions_per_container: u64,
+    /// Free slots to keep at hand.
+    pub warm_slots: u64,
+    pub min_containers: u64,
+    pub max_containers: u64,
+    /// How long a reserved container may take to come.
+    pub start_wait_ms: u64,
+    /// How long a container may be without sessions.
+    pub idle_ms: u64,
+    /// How long a container or server may be silent.
+    pub lost_after_ms: u64,
+    /// A longer gap between two looks means that nobody was looking.
+    pub blind_after_ms: u64,
+}
+
+impl FleetPolicy {
+    /// The part the scripts decide by.
+    pub fn as_json(&self) -> Value {
+        json!({
+            "sessions_per_container": self.sessions_per_container,
+            "warm_slots": self.warm_slots,
+            "min_containers": self.min_containers,
+            "max_containers": self.max_containers,
+        })
+    }
+}
+
+/// What a container is started with: one list, whoever starts it, so that what runs locally has what it
+/// gets in the cloud.
+#[derive(Clone)]
+pub struct LaunchSpec {
+    pub container_id: ContainerId,
+    /// Opens only this container's own routes.
+    pub token: String,
+    /// Where it asks for work.
+    pub api_endpoint: String,
+    pub max_sessions: u64,
+    pub warm_browsers: u32,
+    pub heartbeat: Duration,
+}
+
+impl LaunchSpec {
+    /// The variables by which `wallcrawler container` is told who it is.
+    pub fn env(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("CONTAINER_ID", self.container_id.to_string()),
+            ("CONTAINER_TOKEN", self.token.clone()),
+            ("CONTAINER_LAUNCHED", "true".to_owned()),
+            ("API_ENDPOINT", self.api_endpoint.clone()),
+            ("MAX_SESSIONS", self.max_sessions.to_string()),
+            ("WARM_BROWSERS", self.warm_browsers.to_string()),
+            ("HEARTBEAT_SECONDS", self.heartbeat.as_secs_f64().to_string()),
+        ]
+    }
+}
+
+impl std::fmt::Debug for LaunchSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LaunchSpec").field("container_id", &self.container_id).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,116 @@
+//! What the API answers when it does not do what it was asked: the right status, a code for programs, a
+//! sentence for people, and when to try again.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::http::header::{HeaderName, RETRY_AFTER};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::store::StoreError;
+
+/// A refusal or a failure on its way to the client. The cause stays here, and is logged once.
+#[derive(Debug, Clone)]
+pub struct ApiError {
+    pub status: StatusCode,
+    /// Stable, for programs: `session_not_found`.
+    pub code: &'static str,
+    pub message: String,
+    pub retry_after_ms: Option<u64>,
+    cause: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+/// How long a client should wait when the reason is a dependency that is away.
+const DEPENDENCY_RETRY_MS: u64 = 1_000;
+
+impl ApiError {
+    pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), retry_after_ms: None, cause: None }
+    }
+
+    /// 400. The message names the field.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request", message)
+    }
+
+    pub fn unauthorized(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, code, message)
+    }
+
+    pub fn not_found(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, code, message)
+    }
+
+    /// 404, for a session that does not exist and for one that belongs to somebody else.
+    pub fn session_not_found() -> Self {
+        Self::not_found("session_not_found", "no such session")
+    }
+
+    pub fn retry_after_ms(mut self, retry_after_ms: u64) -> Self {
+        self.retry_after_ms = Some(retry_after_ms);
+        self
+    }
+
+    pub fn cause(&self) -> Option<&(dyn Error + Send + Sync)> {
+        self.cause.as_deref()
+    }
+
+    /// The answer, with the id under which the request stands in the log.
+    pub fn render(&self, request_id: &str) -> Response {
+        let body = json!({
+            "statusCode": self.status.as_u16(),
+            "error": self.status.canonical_reason().unwrap_or("Error"),
+            "code": self.code,
+            "message": self.message,
+            "requestId": request_id,
+        });
+        let mut response = (self.status, Json(body)).into_response();
+        if let Some(ms) = self.retry_after_ms {
+            let headers = response.headers_mut();
+            headers.insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1_000)));
+            headers.insert(HeaderName::from_static("retry-after-ms"), HeaderValue::from(ms));
+        }
+        response
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for ApiError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.cause.as_deref().map(|cause| cause as _)
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        let mut answer = match &error {
+            StoreError::Unavailable(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", "the session store is not available")
+                    .retry_after_ms(DEPENDENCY_RETRY_MS)
+            }
+            StoreError::Unexpected(_) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "something went wrong here")
+            }
+        };
+        answer.cause = Some(Arc::new(error));
+        answer
+    }
+}
+
+/// The body is written by `telemetry::observe`, which knows the request's id.
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}

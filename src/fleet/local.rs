@@ -1,0 +1,146 @@
+//! Containers as child processes of this binary: what ECS tasks are in the cloud.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio::process::{Child, Command};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::TaskTracker;
+
+use super::{Fleet, FleetError};
+use crate::container::LaunchSpec;
+use crate::ids::ContainerId;
+
+/// How long a container that was asked to end may take before it is killed.
+const STOP_WAIT: Duration = Duration::from_secs(5);
+
+/// Where containers come from and where they may write.
+#[derive(Debug, Clone)]
+pub struct LocalOptions {
+    /// The `wallcrawler` binary.
+    pub program: PathBuf,
+    /// Each container has a directory of its own below it.
+    pub root: PathBuf,
+    /// Variables passed on besides those of the launch specification (`PATH`, `CHROME_PATH`, ..).
+    pub env: Vec<(String, String)>,
+    /// Whether containers must not outlive this process, however it ends.
+    pub die_with_us: bool,
+}
+
+/// The child processes.
+#[derive(Clone)]
+pub struct LocalFleet {
+    options: LocalOptions,
+    children: Arc<Mutex<HashMap<ContainerId, oneshot::Sender<()>>>>,
+    exits: mpsc::UnboundedSender<ContainerId>,
+    watchers: TaskTracker,
+}
+
+impl LocalFleet {
+    /// The fleet, and the ids of its containers as they end.
+    pub fn new(options: LocalOptions) -> (Self, mpsc::UnboundedReceiver<ContainerId>) {
+        let (exits, exited) = mpsc::unbounded_channel();
+        (Self { options, children: Arc::default(), exits, watchers: TaskTracker::new() }, exited)
+    }
+
+    fn spawn(&self, spec: &LaunchSpec) -> std::io::Result<()> {
+        let mut children = self.children.lock().expect("not poisoned");
+        if children.contains_key(&spec.container_id) {
+            return Ok(());
+        }
+        let workdir = self.options.root.join(spec.container_id.as_str());
+        let mut command = Command::new(&self.options.program);
+        // Nothing of this process's own environment: it holds secrets that containers must not have.
+        command.arg("container").env_clear().envs(self.options.env.iter().cloned()).envs(spec.env());
+        command.env("CONTAINER_WORKDIR", &workdir).stdin(Stdio::null()).stdout(Stdio::null());
+        // Ctrl-C in a terminal goes to the whole group; containers are ended by us, in order.
+        command.process_group(0);
+        if self.options.die_with_us {
+            crate::child::die_with_parent(&mut command);
+        }
+        let child = command.spawn()?;
+        let (stop, stopped) = oneshot::channel();
+        children.insert(spec.container_id.clone(), stop);
+        tracing::info!(container.id = %spec.container_id, process.id = child.id(), "container started");
+        self.watchers.spawn(watch(
+            child,
+            stopped,
+            spec.container_id.clone(),
+            workdir,
+            self.children.clone(),
+            self.exits.clone(),
+        ));
+        Ok(())
+    }
+
+    /// Ends all containers and waits until they have.
+    pub async fn stop_all(&self) {
+        self.children.lock().expect("not poisoned").clear();
+        self.watchers.close();
+        self.watchers.wait().await;
+    }
+}
+
+/// Follows one child to its end, and clears up behind it.
+async fn watch(
+    mut child: Child,
+    stopped: oneshot::Receiver<()>,
+    id: ContainerId,
+    workdir: PathBuf,
+    children: Arc<Mutex<HashMap<ContainerId, oneshot::Sender<()>>>>,
+    exits: mpsc::UnboundedSender<ContainerId>,
+) {
+    let status = tokio::select! {
+        status = child.wait() => status,
+        // Sent, or the sender was dropped: both mean that it is to end.
+        _ = stopped => {
+            crate::child::terminate(&child);
+            match tokio::time::timeout(STOP_WAIT, child.wait()).await {
+                Ok(status) => status,
+                Err(_) => {
+                    tracing::warn!(container.id = %id, "container did not end in time and is killed");
+                    let _ = child.start_kill();
+                    child.wait().await
+                }
+            }
+        }
+    };
+    match status {
+        Ok(status) if status.success() => tracing::info!(container.id = %id, "container ended"),
+        Ok(status) => tracing::warn!(container.id = %id, %status, "container ended unexpectedly"),
+        Err(error) => tracing::error!(container.id = %id, %error, "container's end cannot be read"),
+    }
+    // A container that was killed left its browsers and its files.
+    let swept = tokio::task::spawn_blocking(move || crate::sweep::sweep(&workdir)).await;
+    if swept.is_err() {
+        tracing::error!(container.id = %id, "container's leftovers could not be swept");
+    }
+    children.lock().expect("not poisoned").remove(&id);
+    // Nobody listens any more when the process is ending.
+    let _ = exits.send(id);
+}
+
+impl Fleet for LocalFleet {
+    fn launch<'a>(&'a self, spec: &'a LaunchSpec) -> BoxFuture<'a, Result<(), FleetError>> {
+        let started =
+            self.spawn(spec).map_err(|error| FleetError { action: "starting a container", cause: error.into() });
+        std::future::ready(started).boxed()
+    }
+
+    fn stop<'a>(&'a self, container: &'a ContainerId) -> BoxFuture<'a, Result<(), FleetError>> {
+        if let Some(stop) = self.children.lock().expect("not poisoned").remove(container) {
+            let _ = stop.send(());
+        }
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<ContainerId>, FleetError>> {
+        let running = self.children.lock().expect("not poisoned").keys().cloned().collect();
+        std::future::ready(Ok(running)).boxed()
+    }
+}

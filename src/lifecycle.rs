@@ -1,0 +1,188 @@
+//! What happens to sessions and containers, whoever asks for it: an HTTP request, a message, an event, or
+//! the timer. One line is logged for each change of a session's status.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::app::App;
+use crate::clock::now_ms;
+use crate::container::LaunchSpec;
+use crate::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
+use crate::protocol::{ClaimRequest, ContainerPhase, EndedRequest, ReadyRequest};
+use crate::session::{EndReason, NewSession, Session};
+use crate::store::{Claimed, Created, Ended, EndedBy, Idempotency, Lost, Outcome, StoreError};
+use crate::tokens::Subject;
+
+/// How long a launched container's token is good for. Its own routes are all it opens.
+pub const CONTAINER_TOKEN_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
+/// Events can be lost, so a waiting claim looks by itself this often.
+const CLAIM_RECHECK: Duration = Duration::from_secs(2);
+/// How many sessions or connections one script works on.
+const BATCH: u64 = 200;
+
+/// Writes a session, and starts a container if slots are short. Never waits for a browser.
+pub async fn create(app: &App, new: &NewSession, idempotency: Option<&Idempotency>) -> Result<Created, StoreError> {
+    let created = app.store.create(new, idempotency, &app.limits, &app.policy, now_ms()).await?;
+    if let Created::New { session, launch } = &created {
+        tracing::info!(
+            session.id = %session.id, user.id = %session.user_id, session.status = "pending",
+            queue.position = session.queue_position, "session created"
+        );
+        if let Some(container) = launch {
+            self::launch(app, container).await;
+        }
+    }
+    Ok(created)
+}
+
+/// Starts a container that was reserved. If that fails the reservation is given back, and the next look
+/// will see what is missing.
+pub async fn launch(app: &App, container: &ContainerId) {
+    let now_ms = now_ms();
+    let spec = LaunchSpec {
+        container_id: container.clone(),
+        token: app.tokens.mint(&Subject::Container(container.clone()), now_ms, now_ms + CONTAINER_TOKEN_MS),
+        api_endpoint: app.addresses.api_endpoint.clone(),
+        max_sessions: app.policy.sessions_per_container,
+        warm_browsers: app.warm_browsers,
+        heartbeat: app.heartbeat,
+    };
+    if let Err(error) = app.fleet.launch(&spec).await {
+        tracing::error!(container.id = %container, error = &error as &dyn std::error::Error, "container could not be started");
+        if let Err(error) = app.store.give_back(container).await {
+            // Its deadline gives it back.
+            tracing::warn!(container.id = %container, error = &error as &dyn std::error::Error, "reservation could not be given back");
+        }
+    }
+}
+
+/// A container's heartbeat and request for work; waits, if it may, until there is something to say.
+pub async fn claim(app: &App, request: &ClaimRequest) -> Result<Claimed, StoreError> {
+    let deadline = Instant::now() + Duration::from_secs(request.wait_seconds);
+    let serving = request.phase == ContainerPhase::Serving;
+    let has_room = serving && request.current_sessions < request.max_sessions;
+    let watch = app.events.container(&request.container_id);
+    loop {
+        let claimed = app.store.claim(request, &app.limits, &app.policy, now_ms()).await?;
+        for (session, lease) in &claimed.sessions {
+            tracing::info!(
+                session.id = %session.id, container.id = %request.container_id, session.status = "active", lease,
+                queue.duration_ms = now_ms().saturating_sub(session.created_at_ms), "session claimed"
+            );
+        }
+        let news = !claimed.sessions.is_empty() || !claimed.end.is_empty() || (claimed.drain && serving);
+        if news || request.phase == ContainerPhase::Leaving || Instant::now() >= deadline {
+            return Ok(claimed);
+        }
+        tokio::select! {
+            () = app.events.work(), if has_room => {}
+            () = watch.next() => {}
+            () = tokio::time::sleep_until(deadline.min(Instant::now() + CLAIM_RECHECK)) => {}
+            () = app.stopping.cancelled() => return Ok(claimed),
+        }
+    }
+}
+
+/// Its browser answers. False: the session is no longer that container's.
+pub async fn ready(
+    app: &App,
+    id: &SessionId,
+    container: &ContainerId,
+    report: &ReadyRequest,
+) -> Result<bool, StoreError> {
+    let since_created = app.store.ready(id, container, report, &app.limits, now_ms()).await?;
+    if let Some(duration_ms) = since_created {
+        tracing::info!(session.id = %id, container.id = %container, duration_ms, "session ready");
+    }
+    Ok(since_created.is_some())
+}
+
+/// Its browser is gone, says the container. False: the session is no longer that container's.
+pub async fn ended(
+    app: &App,
+    id: &SessionId,
+    container: &ContainerId,
+    report: &EndedRequest,
+) -> Result<bool, StoreError> {
+    let by = EndedBy::Holder { container, lease: report.lease };
+    let ended = app.store.end(id, by, report.reason, &app.limits, now_ms()).await?;
+    if let Ended::Now(session) = &ended {
+        log_end(&session.id, report.reason);
+    }
+    Ok(!matches!(ended, Ended::Unknown))
+}
+
+/// Ends a session at its owner's word, however often it is said. `None`: there is no such session.
+pub async fn release(app: &App, id: &SessionId, owner: &UserId) -> Result<Option<Session>, StoreError> {
+    match app.store.end(id, EndedBy::Owner(owner), EndReason::Released, &app.limits, now_ms()).await? {
+        Ended::Now(session) => {
+            log_end(&session.id, EndReason::Released);
+            Ok(Some(session))
+        }
+        Ended::Already(session) => Ok(Some(session)),
+        Ended::Unknown => Ok(None),
+    }
+}
+
+/// Ends what is due, and forgets what has been kept long enough. Returns how many sessions it ended.
+pub async fn expire(app: &App) -> Result<usize, StoreError> {
+    let mut count = 0;
+    loop {
+        let expired = app.store.expire(&app.limits, BATCH, now_ms()).await?;
+        count += expired.len();
+        for (id, reason) in &expired {
+            log_end(id, *reason);
+        }
+        if (expired.len() as u64) < BATCH {
+            break;
+        }
+    }
+    while app.store.purge(BATCH, now_ms()).await? == BATCH {}
+    Ok(count)
+}
+
+/// Gives up a container: ends what it ran, and requeues what nobody has reached yet. With
+/// `silent_since_ms` only if it gave no sign of life after that.
+pub async fn lose_container(
+    app: &App,
+    container: &ContainerId,
+    silent_since_ms: Option<u64>,
+) -> Result<(), StoreError> {
+    let Lost::Now(sessions) = app.store.lose_container(container, silent_since_ms, &app.limits, now_ms()).await? else {
+        return Ok(());
+    };
+    tracing::warn!(container.id = %container, sessions = sessions.len(), "container lost");
+    for (id, outcome) in sessions {
+        match outcome {
+            Outcome::Requeued => {
+                tracing::info!(session.id = %id, session.status = "pending", "session requeued");
+            }
+            Outcome::Ended(reason) => log_end(&id, reason),
+        }
+    }
+    Ok(())
+}
+
+/// Gives up a server: the connections it carried are closed.
+pub async fn lose_server(app: &App, server: &ServerId, silent_since_ms: Option<u64>) -> Result<(), StoreError> {
+    while let Lost::Now(connections) = app.store.lose_server(server, silent_since_ms, BATCH, now_ms()).await? {
+        if connections.is_empty() {
+            tracing::warn!(server.id = %server, "server lost");
+            break;
+        }
+        for (connection, session) in &connections {
+            disconnect(app, session, connection, true).await?;
+        }
+    }
+    Ok(())
+}
+
+/// A client's connection has ended.
+pub async fn disconnect(app: &App, id: &SessionId, connection: &ConnectionId, reached: bool) -> Result<(), StoreError> {
+    app.store.disconnect(id, connection, reached, &app.limits, now_ms()).await
+}
+
+fn log_end(id: &SessionId, reason: EndReason) {
+    tracing::info!(session.id = %id, session.status = "ended", end.reason = %reason, "session ended");
+}

@@ -1,0 +1,155 @@
+//! Reading what a request carries: sizes first, then JSON, with every mistake told by the field's name.
+
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::header::CONTENT_LENGTH;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+
+use crate::error::ApiError;
+use crate::ids::SessionId;
+
+/// The largest body a request may have.
+const MAX_BODY_BYTES: usize = 1024 * 1024;
+
+/// A JSON body. An empty one is an empty object: some clients declare JSON and send nothing. Fields
+/// nobody here knows are tolerated.
+pub struct JsonBody<T> {
+    pub value: T,
+    pub bytes: Bytes,
+}
+
+fn too_large() -> ApiError {
+    let message = format!("the body is larger than {MAX_BODY_BYTES} bytes");
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+}
+
+async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
+    let declared = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if declared.is_some_and(|length| length > MAX_BODY_BYTES) {
+        return Err(too_large());
+    }
+    match Limited::new(body, MAX_BODY_BYTES).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(_) => Err(ApiError::invalid("the body could not be read to its end")),
+    }
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let bytes = if bytes.iter().all(u8::is_ascii_whitespace) { b"{}" } else { bytes };
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        let inner = error.into_inner();
+        if inner.is_data() {
+            // Only what was expected: what was sent may be a secret in the wrong place.
+            let at = if path == "." { "the body".to_owned() } else { path };
+            ApiError::invalid(format!("{at}: {}", without_value(&inner.to_string())))
+        } else {
+            ApiError::invalid(format!("the body is not valid JSON (line {}, column {})", inner.line(), inner.column()))
+        }
+    })?;
+    deserializer.end().map_err(|_| ApiError::invalid("the body has more after its JSON"))?;
+    Ok(value)
+}
+
+/// `invalid type: string "abc", expected u32 at line 1 column 9` -> `invalid type: string, expected a whole
+/// number, not negative`.
+fn without_value(message: &str) -> String {
+    let message = message.rsplit_once(" at line ").map_or(message, |(message, _)| message);
+    let Some((found, expected)) = message.rsplit_once(", expected ") else {
+        return message.split('`').next().unwrap_or(message).trim_end().to_owned();
+    };
+    let found: String = found.split(['"', '`']).next().unwrap_or(found).trim_end().to_owned();
+    let expected = match expected {
+        "f64" => "a number",
+        "u32" | "u64" => "a whole number, not negative",
+        "a map" | "struct CreateSession" => "an object",
+        other => other,
+    };
+    format!("{found}, expected {expected}")
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        let bytes = read(&parts.headers, body).await?;
+        Ok(Self { value: parse(&bytes)?, bytes })
+    }
+}
+
+/// The session a path names. What cannot be an id is no session.
+pub struct SessionPath(pub SessionId);
+
+impl<S: Send + Sync> FromRequestParts<S> for SessionPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Path(id) =
+            Path::<String>::from_request_parts(parts, state).await.map_err(|_| ApiError::session_not_found())?;
+        id.parse().map(Self).map_err(|_| ApiError::session_not_found())
+    }
+}
+
+/// The query, with mistakes told by name.
+pub struct QueryOf<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for QueryOf<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        match Query::<T>::from_request_parts(parts, state).await {
+            Ok(Query(value)) => Ok(Self(value)),
+            Err(rejection) => {
+                let message = rejection.body_text();
+                let message = message.strip_prefix("Failed to deserialize query string: ").unwrap_or(&message);
+                Err(ApiError::invalid(without_value(message)))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    #[allow(dead_code)]
+    #[serde(rename_all = "camelCase")]
+    struct Sample {
+        max_sessions: Option<u32>,
+        id: Option<SessionId>,
+    }
+
+    #[test]
+    fn mistakes_name_the_field_and_never_repeat_the_value() {
+        for (body, message) in [
+            (
+                r#"{"maxSessions": "hunter2"}"#,
+                "maxSessions: invalid type: string, expected a whole number, not negative",
+            ),
+            (r#"{"maxSessions": -1}"#, "maxSessions: invalid value: integer, expected a whole number, not negative"),
+            (
+                r#"{"maxSessions": 1.5}"#,
+                "maxSessions: invalid type: floating point, expected a whole number, not negative",
+            ),
+            (r#"{"id": "hunter2"}"#, "id: not a valid session id"),
+            (r#"["hunter2"]"#, "the body: invalid type: string, expected a whole number, not negative"),
+            (r#"{"maxSessions": 1"#, "the body is not valid JSON (line 1, column 17)"),
+            (r#"{} {}"#, "the body has more after its JSON"),
+        ] {
+            let error = parse::<Sample>(body.as_bytes()).expect_err(body);
+            assert!(!error.message.contains("hunter2"), "{}", error.message);
+            if !body.starts_with('[') {
+                assert_eq!(error.message, message);
+            }
+            assert_eq!(error.status, StatusCode::BAD_REQUEST);
+        }
+        assert!(parse::<Sample>(b" \n").expect("empty is an object").max_sessions.is_none());
+    }
+}

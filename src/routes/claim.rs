@@ -1,0 +1,126 @@
+//! What containers say: give me work, its browser answers, its browser is gone.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+
+use super::body::{JsonBody, SessionPath};
+use crate::app::App;
+use crate::auth::ContainerCaller;
+use crate::clock::{now_ms, rfc3339};
+use crate::error::ApiError;
+use crate::lifecycle;
+use crate::protocol::{
+    ClaimRequest, ClaimResponse, ClaimedSession, EndedRequest, MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT,
+    ReadyRequest, ReportResponse,
+};
+use crate::session::EndReason;
+
+/// `POST /sessions/claim`
+pub async fn claim_sessions(
+    State(app): State<App>,
+    caller: ContainerCaller,
+    JsonBody { value: request, .. }: JsonBody<ClaimRequest>,
+) -> Result<Json<ClaimResponse>, ApiError> {
+    check(&request, &caller)?;
+    let claimed = lifecycle::claim(&app, &request).await?;
+    let now_ms = now_ms();
+    let sessions: Vec<_> = claimed
+        .sessions
+        .into_iter()
+        .map(|(session, lease)| ClaimedSession {
+            session_id: session.id,
+            user_id: session.user_id,
+            browser_settings: session.browser_settings,
+            created_at: rfc3339(session.created_at_ms),
+            expires_at: rfc3339(session.expires_at_ms),
+            remaining_ms: session.expires_at_ms.saturating_sub(now_ms),
+            keep_alive: session.keep_alive,
+            lease,
+        })
+        .collect();
+    Ok(Json(ClaimResponse {
+        success: true,
+        claimed_count: sessions.len(),
+        sessions,
+        end: claimed.end,
+        drain: claimed.drain,
+    }))
+}
+
+fn check(request: &ClaimRequest, caller: &ContainerCaller) -> Result<(), ApiError> {
+    if request.container_id != caller.container {
+        return Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            "wrong_container",
+            "containerId: the token belongs to another container",
+        ));
+    }
+    if !(1..=MAX_SESSIONS_LIMIT).contains(&request.max_sessions) {
+        return Err(ApiError::invalid(format!("maxSessions: must be from 1 to {MAX_SESSIONS_LIMIT}")));
+    }
+    if request.current_sessions > MAX_SESSIONS_LIMIT {
+        return Err(ApiError::invalid(format!("currentSessions: must be from 0 to {MAX_SESSIONS_LIMIT}")));
+    }
+    if request.session_ids.as_ref().is_some_and(|ids| ids.len() > MAX_SESSIONS_LIMIT as usize) {
+        return Err(ApiError::invalid(format!("sessionIds: must be at most {MAX_SESSIONS_LIMIT}")));
+    }
+    if request.wait_seconds > MAX_CLAIM_WAIT_SECONDS {
+        return Err(ApiError::invalid(format!("waitSeconds: must be from 0 to {MAX_CLAIM_WAIT_SECONDS}")));
+    }
+    let is_address = |address: &String| {
+        address.len() <= 255
+            && address.rsplit_once(':').is_some_and(|(host, port)| {
+                !host.is_empty()
+                    && host
+                        .bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'[' | b']' | b':'))
+                    && port.parse::<u16>().is_ok_and(|port| port > 0)
+            })
+    };
+    if request.address.as_ref().is_some_and(|address| !is_address(address)) {
+        return Err(ApiError::invalid("address: must be host:port"));
+    }
+    Ok(())
+}
+
+/// 404 tells the container that the session is not, or no longer, its own: its browser is to be killed.
+fn reported(held: bool) -> Result<Json<ReportResponse>, ApiError> {
+    if held { Ok(Json(ReportResponse { success: true })) } else { Err(ApiError::session_not_found()) }
+}
+
+/// `POST /sessions/{id}/ready`
+pub async fn report_ready(
+    State(app): State<App>,
+    caller: ContainerCaller,
+    SessionPath(id): SessionPath,
+    JsonBody { value: report, .. }: JsonBody<ReadyRequest>,
+) -> Result<Json<ReportResponse>, ApiError> {
+    if !(16..=256).contains(&report.cdp_secret.len()) || !report.cdp_secret.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(ApiError::invalid("cdpSecret: must be 16 to 256 visible ASCII characters"));
+    }
+    reported(lifecycle::ready(&app, &id, &caller.container, &report).await?)
+}
+
+/// `POST /sessions/{id}/ended`
+pub async fn report_ended(
+    State(app): State<App>,
+    caller: ContainerCaller,
+    SessionPath(id): SessionPath,
+    JsonBody { value: report, .. }: JsonBody<EndedRequest>,
+) -> Result<Json<ReportResponse>, ApiError> {
+    const REPORTABLE: [EndReason; 5] = [
+        EndReason::Released,
+        EndReason::BrowserCrashed,
+        EndReason::FailedToStart,
+        EndReason::Timeout,
+        EndReason::ContainerLost,
+    ];
+    if !REPORTABLE.contains(&report.reason) {
+        return Err(ApiError::invalid(format!(
+            "reason: must be one of {}",
+            REPORTABLE.map(EndReason::as_str).join(", ")
+        )));
+    }
+    reported(lifecycle::ended(&app, &id, &caller.container, &report).await?)
+}

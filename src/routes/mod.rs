@@ -1,0 +1,47 @@
+//! The routing table.
+
+pub mod body;
+mod claim;
+mod health;
+mod sessions;
+
+pub use body::SessionPath;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::middleware;
+use axum::routing::{get, post};
+
+use crate::app::App;
+use crate::error::ApiError;
+use crate::telemetry;
+#[cfg(feature = "native")]
+use crate::ws::proxy;
+
+pub fn router(app: App) -> Router {
+    let router = Router::new()
+        // Clients, by API key.
+        .route("/sessions", get(sessions::list_sessions).post(sessions::create_session))
+        .route("/sessions/{id}", get(sessions::get_session).delete(sessions::delete_session))
+        // Containers, by their own token: each reaches only the sessions it holds.
+        .route("/sessions/claim", post(claim::claim_sessions))
+        .route("/sessions/{id}/ready", post(claim::report_ready))
+        .route("/sessions/{id}/ended", post(claim::report_ended))
+        // Anyone.
+        .route("/health", get(health::health))
+        .route("/ready", get(health::ready));
+    // Clients, by the session's token.
+    #[cfg(feature = "native")]
+    let router = router
+        .route("/cdp", get(proxy::connect_by_query))
+        .route("/sessions/{id}/ws", get(proxy::connect_by_path))
+        .route("/sessions/{id}/json/version", get(proxy::discover))
+        .route("/sessions/{id}/json/version/", get(proxy::discover));
+    router
+        .fallback(async || ApiError::not_found("route_not_found", "no such route"))
+        .method_not_allowed_fallback(async || {
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this route does not take that method")
+        })
+        .layer(middleware::from_fn(telemetry::observe))
+        .with_state(app)
+}

@@ -1,0 +1,273 @@
+//! Sessions, as clients see them.
+
+use aws_lc_rs::digest;
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::body::{JsonBody, QueryOf, SessionPath};
+use crate::api_keys::encode_hex;
+use crate::app::App;
+use crate::auth::Caller;
+use crate::browser_settings::BrowserSettings;
+use crate::clock::{now_ms, rfc3339};
+use crate::error::ApiError;
+use crate::ids::{ContainerId, SessionId, UserId};
+use crate::lifecycle;
+use crate::session::{EndReason, NewSession, Session, SessionStatus};
+use crate::store::{Created, Idempotency, PageEnd};
+use crate::tokens::Subject;
+
+const DEFAULT_TIMEOUT_MINUTES: f64 = 60.0;
+const MAX_TIMEOUT_MINUTES: f64 = 360.0;
+/// As JSON, in bytes.
+const MAX_USER_METADATA: usize = 4_096;
+const MAX_BROWSER_SETTINGS: usize = 65_536;
+/// When nothing better is known: how long until a full queue or a full account may have room again.
+const FULL_RETRY_MS: u64 = 5_000;
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CreateSession {
+    /// Minutes.
+    timeout: Option<f64>,
+    browser_settings: Option<Map<String, Value>>,
+    keep_alive: Option<bool>,
+    user_metadata: Option<Map<String, Value>>,
+}
+
+/// What is answered for a session.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionView {
+    id: SessionId,
+    session_id: SessionId,
+    status: SessionStatus,
+    user_id: UserId,
+    created_at: String,
+    last_activity: String,
+    expires_at: String,
+    /// Milliseconds.
+    timeout: u64,
+    keep_alive: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connect_url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
+    browser_settings: Map<String, Value>,
+    user_metadata: Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container_id: Option<ContainerId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task_arn: Option<String>,
+    active_connections: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue_position: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end_reason: Option<EndReason>,
+}
+
+/// A session with the token and URL to connect to it, as long as it can be connected to.
+fn view(app: &App, headers: &HeaderMap, session: Session) -> SessionView {
+    let mut browser_settings = session.browser_settings;
+    let (token, connect_url) = if session.status == SessionStatus::Ended {
+        (None, None)
+    } else {
+        let subject = Subject::Connect { session: session.id.clone(), user: session.user_id.clone() };
+        let token = app.tokens.mint(&subject, now_ms(), session.expires_at_ms);
+        let connect_url = app.addresses.connect_url(headers, &session.id, &token);
+        // AwsBrowserProvider reads them here.
+        browser_settings.insert("cdpUrl".to_owned(), connect_url.clone().into());
+        browser_settings.insert("token".to_owned(), token.clone().into());
+        (Some(token), Some(connect_url))
+    };
+    SessionView {
+        session_id: session.id.clone(),
+        id: session.id,
+        status: session.status,
+        user_id: session.user_id,
+        created_at: rfc3339(session.created_at_ms),
+        last_activity: rfc3339(session.last_activity_ms),
+        expires_at: rfc3339(session.expires_at_ms),
+        timeout: session.timeout_ms,
+        keep_alive: session.keep_alive,
+        connect_url,
+        token,
+        browser_settings,
+        user_metadata: session.user_metadata,
+        container_id: session.container_id,
+        task_arn: session.task_arn,
+        active_connections: session.active_connections,
+        queue_position: session.queue_position,
+        ended_at: session.ended_at_ms.map(rfc3339),
+        end_reason: session.end_reason,
+    }
+}
+
+fn json_size(object: &Map<String, Value>) -> usize {
+    serde_json::to_vec(object).map_or(usize::MAX, |json| json.len())
+}
+
+impl CreateSession {
+    fn check(self, user: UserId) -> Result<NewSession, ApiError> {
+        let minutes = self.timeout.unwrap_or(DEFAULT_TIMEOUT_MINUTES);
+        if minutes.fract() != 0.0 || !(1.0..=MAX_TIMEOUT_MINUTES).contains(&minutes) {
+            return Err(ApiError::invalid(format!(
+                "timeout: must be a whole number of minutes from 1 to {MAX_TIMEOUT_MINUTES}"
+            )));
+        }
+        let mut browser_settings = self.browser_settings.unwrap_or_default();
+        // They are ours to answer with, and come back from clients that send what they once received.
+        browser_settings.remove("cdpUrl");
+        browser_settings.remove("token");
+        if json_size(&browser_settings) > MAX_BROWSER_SETTINGS {
+            return Err(ApiError::invalid(format!(
+                "browserSettings: must be at most {MAX_BROWSER_SETTINGS} bytes of JSON"
+            )));
+        }
+        BrowserSettings::parse(&browser_settings).map_err(|error| ApiError::invalid(error.message))?;
+        let user_metadata = self.user_metadata.unwrap_or_default();
+        if json_size(&user_metadata) > MAX_USER_METADATA {
+            return Err(ApiError::invalid(format!("userMetadata: must be at most {MAX_USER_METADATA} bytes of JSON")));
+        }
+        Ok(NewSession {
+            id: SessionId::random(),
+            user_id: user,
+            // Whole, and in range.
+            timeout_ms: minutes as u64 * 60_000,
+            keep_alive: self.keep_alive.unwrap_or(false),
+            browser_settings,
+            user_metadata,
+        })
+    }
+}
+
+/// The header and the body, both hashed: neither belongs into Redis as it is.
+fn idempotency(headers: &HeaderMap, body: &[u8]) -> Result<Option<Idempotency>, ApiError> {
+    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = key.as_bytes();
+    if key.is_empty() || key.len() > 255 {
+        return Err(ApiError::invalid("Idempotency-Key: must have 1 to 255 characters"));
+    }
+    let hash = |bytes: &[u8]| encode_hex(digest::digest(&digest::SHA256, bytes).as_ref());
+    Ok(Some(Idempotency { key: hash(key), body: hash(body) }))
+}
+
+/// `POST /sessions`
+pub async fn create_session(
+    State(app): State<App>,
+    caller: Caller,
+    headers: HeaderMap,
+    JsonBody { value: request, bytes }: JsonBody<CreateSession>,
+) -> Result<(StatusCode, Json<SessionView>), ApiError> {
+    let idempotency = idempotency(&headers, &bytes)?;
+    let new = request.check(caller.user)?;
+    match lifecycle::create(&app, &new, idempotency.as_ref()).await? {
+        Created::New { session, .. } | Created::Again(session) => {
+            Ok((StatusCode::CREATED, Json(view(&app, &headers, session))))
+        }
+        Created::Conflict => Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "idempotency_conflict",
+            "Idempotency-Key: was used with another body within the last 24 hours",
+        )),
+        Created::Forgotten => Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "idempotency_forgotten",
+            "Idempotency-Key: made a session that has ended and is no longer kept",
+        )),
+        Created::QueueFull => Err(ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "queue_full",
+            "all browsers are taken, and the queue is full",
+        )
+        .retry_after_ms(FULL_RETRY_MS)),
+        Created::UserLimit => Err(ApiError::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "session_limit",
+            format!(
+                "you have {} sessions, which is your limit: end one, or wait until one ends",
+                app.limits.max_per_user
+            ),
+        )
+        .retry_after_ms(FULL_RETRY_MS)),
+    }
+}
+
+/// `GET /sessions/{id}`
+pub async fn get_session(
+    State(app): State<App>,
+    caller: Caller,
+    SessionPath(id): SessionPath,
+    headers: HeaderMap,
+) -> Result<Json<SessionView>, ApiError> {
+    match app.store.get(&id).await? {
+        Some((session, _)) if session.user_id == caller.user => Ok(Json(view(&app, &headers, session))),
+        _ => Err(ApiError::session_not_found()),
+    }
+}
+
+/// `DELETE /sessions/{id}`
+pub async fn delete_session(
+    State(app): State<App>,
+    caller: Caller,
+    SessionPath(id): SessionPath,
+    headers: HeaderMap,
+) -> Result<Json<SessionView>, ApiError> {
+    match lifecycle::release(&app, &id, &caller.user).await? {
+        Some(session) => Ok(Json(view(&app, &headers, session))),
+        None => Err(ApiError::session_not_found()),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+pub struct ListSessions {
+    status: Option<SessionStatus>,
+    limit: Option<u64>,
+    cursor: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionPage {
+    sessions: Vec<SessionView>,
+    /// Present if there may be more: send it as `cursor`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
+}
+
+fn read_cursor(cursor: &str) -> Option<PageEnd> {
+    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
+    let (created_at_ms, id) = text.split_once(' ')?;
+    Some(PageEnd { created_at_ms: created_at_ms.parse().ok()?, id: id.parse().ok()? })
+}
+
+/// `GET /sessions`
+pub async fn list_sessions(
+    State(app): State<App>,
+    caller: Caller,
+    headers: HeaderMap,
+    QueryOf(query): QueryOf<ListSessions>,
+) -> Result<Json<SessionPage>, ApiError> {
+    let limit = query.limit.unwrap_or(20);
+    if !(1..=100).contains(&limit) {
+        return Err(ApiError::invalid("limit: must be from 1 to 100"));
+    }
+    let after = match &query.cursor {
+        None => None,
+        Some(cursor) => {
+            Some(read_cursor(cursor).ok_or_else(|| ApiError::invalid("cursor: is not one that was answered here"))?)
+        }
+    };
+    let (sessions, end) = app.store.list(&caller.user, query.status, limit, after.as_ref()).await?;
+    Ok(Json(SessionPage {
+        sessions: sessions.into_iter().map(|session| view(&app, &headers, session)).collect(),
+        next_cursor: end.map(|end| URL_SAFE_NO_PAD.encode(format!("{} {}", end.created_at_ms, end.id))),
+    }))
+}

@@ -1,0 +1,197 @@
+//! How many containers there should be. `plan` is a pure function from what is known to what should be
+//! done, and says what it waits for; `tick` looks, plans and acts. Nothing here retries: the next look is
+//! the retry. Each action is checked again, by its script, at the moment it is carried out.
+
+use std::fmt;
+
+use crate::app::App;
+use crate::clock::now_ms;
+use crate::container::{FleetPolicy, FleetSnapshot};
+use crate::ids::{ContainerId, ServerId};
+use crate::lifecycle;
+use crate::store::StoreError;
+
+/// What should be done now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// How many containers to start.
+    pub start: u64,
+    /// Containers to stop handing work to.
+    pub drain: Vec<ContainerId>,
+    /// Containers that gave no sign of life.
+    pub lose: Vec<ContainerId>,
+    /// Containers that were reserved and never came.
+    pub give_back: Vec<ContainerId>,
+    /// Servers that gave no sign of life.
+    pub lose_servers: Vec<ServerId>,
+    pub waiting_for: Vec<Wait>,
+}
+
+/// Why something that is wanted is not done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wait {
+    /// Containers on their way.
+    Start { containers: u64 },
+    /// More are wanted than there may be.
+    Maximum { wanted: u64, allowed: u64 },
+    /// Containers that must finish their sessions.
+    Drain { containers: u64 },
+    /// Old heartbeats that nobody could have seen.
+    Sight { containers: u64 },
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Wait::Start { containers } => write!(f, "{containers} starting"),
+            Wait::Maximum { wanted, allowed } => write!(f, "{wanted} wanted, {allowed} more allowed"),
+            Wait::Drain { containers } => write!(f, "{containers} draining"),
+            Wait::Sight { containers } => write!(f, "{containers} not heard of since the watch began"),
+        }
+    }
+}
+
+impl Plan {
+    pub fn is_idle(&self) -> bool {
+        self.start == 0
+            && self.drain.is_empty()
+            && self.lose.is_empty()
+            && self.give_back.is_empty()
+            && self.lose_servers.is_empty()
+    }
+}
+
+/// The plan for this moment. `containers_short` in `store/shared.lua` has the same sum for starting.
+pub fn plan(snapshot: &FleetSnapshot, policy: &FleetPolicy, now_ms: u64) -> Plan {
+    let mut plan = Plan::default();
+    let silent = |last_ms: u64| last_ms + policy.lost_after_ms <= now_ms;
+    // A heartbeat that is old because nobody could receive it says nothing.
+    let judged = |last_ms: u64| silent(last_ms.max(snapshot.watched_since_ms));
+
+    let (mut running, mut slots, mut used, mut draining, mut unseen) = (0u64, 0u64, 0u64, 0u64, 0u64);
+    let mut pending = snapshot.pending;
+    let mut idle = Vec::new();
+    for container in &snapshot.containers {
+        if judged(container.last_heartbeat_ms) {
+            plan.lose.push(container.id.clone());
+            // Its sessions may come back to the queue; how many, the script will say.
+            pending += container.active_sessions;
+            continue;
+        }
+        running += 1;
+        unseen += u64::from(silent(container.last_heartbeat_ms));
+        if container.draining {
+            draining += 1;
+            continue;
+        }
+        slots += container.max_sessions;
+        used += container.active_sessions;
+        if container.active_sessions == 0 && container.idle_since_ms + policy.idle_ms <= now_ms {
+            idle.push(container);
+        }
+    }
+    let mut starting = 0u64;
+    for (id, deadline_ms) in &snapshot.starting {
+        if *deadline_ms <= now_ms {
+            plan.give_back.push(id.clone());
+        } else {
+            starting += 1;
+        }
+    }
+    for (id, last_beat_ms) in &snapshot.servers {
+        if judged(*last_beat_ms) {
+            plan.lose_servers.push(id.clone());
+        }
+    }
+
+    let wanted = pending + policy.warm_slots;
+    let coming = slots.saturating_sub(used) + starting * policy.sessions_per_container;
+    let short = wanted
+        .saturating_sub(coming)
+        .div_ceil(policy.sessions_per_container)
+        .max(policy.min_containers.saturating_sub(starting + running));
+    let allowed = policy.max_containers.saturating_sub(starting + running);
+    plan.start = short.min(allowed);
+
+    if plan.start == 0 {
+        // The newest first: the others have proved themselves, and what is oldest is easiest to explain.
+        idle.sort_by_key(|container| std::cmp::Reverse((container.started_at_ms, container.id.clone())));
+        let mut free = slots.saturating_sub(used);
+        for container in idle {
+            let keep = wanted + container.max_sessions > free || running <= policy.min_containers;
+            if !keep {
+                free -= container.max_sessions;
+                running -= 1;
+                draining += 1;
+                plan.drain.push(container.id.clone());
+            }
+        }
+    }
+
+    let waits = [
+        (starting, Wait::Start { containers: starting }),
+        (short - plan.start, Wait::Maximum { wanted: short, allowed }),
+        (draining, Wait::Drain { containers: draining }),
+        (unseen, Wait::Sight { containers: unseen }),
+    ];
+    plan.waiting_for = waits.into_iter().filter(|(count, _)| *count > 0).map(|(_, wait)| wait).collect();
+    plan
+}
+
+/// Looks, plans and acts, once. What could not be done is seen by the next look.
+pub async fn tick(app: &App) -> Result<Plan, StoreError> {
+    let expired = lifecycle::expire(app).await?;
+    let now_ms = now_ms();
+    let snapshot = app.store.snapshot(app.policy.blind_after_ms, now_ms).await?;
+    let plan = plan(&snapshot, &app.policy, now_ms);
+    execute(app, &plan, now_ms).await?;
+    if plan.is_idle() && expired == 0 {
+        tracing::debug!(waiting_for = %Waits(&plan.waiting_for), "scaling.tick");
+    } else {
+        tracing::info!(
+            expired, start = plan.start, drain = plan.drain.len(), lose = plan.lose.len(),
+            give_back = plan.give_back.len(), pending = snapshot.pending, containers = snapshot.containers.len(),
+            waiting_for = %Waits(&plan.waiting_for), "scaling.tick"
+        );
+    }
+    Ok(plan)
+}
+
+/// Carries the plan out, without choices of its own.
+async fn execute(app: &App, plan: &Plan, now_ms: u64) -> Result<(), StoreError> {
+    let silent_since_ms = now_ms.saturating_sub(app.policy.lost_after_ms);
+    for container in &plan.lose {
+        lifecycle::lose_container(app, container, Some(silent_since_ms)).await?;
+    }
+    for server in &plan.lose_servers {
+        lifecycle::lose_server(app, server, Some(silent_since_ms)).await?;
+    }
+    for container in &plan.give_back {
+        if app.store.give_back(container).await? {
+            tracing::warn!(container.id = %container, "container never came");
+        }
+    }
+    if plan.start > 0 {
+        let candidates: Vec<_> = (0..plan.start).map(|_| ContainerId::random()).collect();
+        for container in app.store.reserve(&candidates, &app.policy, now_ms).await? {
+            lifecycle::launch(app, &container).await;
+        }
+    }
+    for container in &plan.drain {
+        if app.store.drain(container, &app.policy, now_ms).await? {
+            tracing::info!(container.id = %container, "container drains");
+        }
+    }
+    Ok(())
+}
+
+struct Waits<'a>(&'a [Wait]);
+
+impl fmt::Display for Waits<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, wait) in self.0.iter().enumerate() {
+            write!(f, "{}{wait}", if index > 0 { ", " } else { "" })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,180 @@
+//! The native home: the router on a port, with everything a server needs beside it: the timer, the fleet of
+//! child processes, the connection on which Redis tells what happens, and, if none is configured, a Redis
+//! of its own.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::app::{App, BootError};
+use crate::clock::now_ms;
+use crate::config::{Config, TICK};
+use crate::fleet::local::{LocalFleet, LocalOptions};
+use crate::ids::ContainerId;
+use crate::native::{self, ServeOptions};
+use crate::private_redis::{PrivateRedis, PrivateRedisError};
+use crate::store::events::Events;
+use crate::{lifecycle, routes, scaling, sweep};
+
+/// How long open sockets get to say goodbye when the server ends.
+const SOCKETS_WAIT: Duration = Duration::from_secs(3);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error("{0} cannot be listened on")]
+    Listen(SocketAddr, #[source] io::Error),
+    #[error("the server broke off")]
+    Serve(#[source] io::Error),
+    #[error(transparent)]
+    Redis(#[from] PrivateRedisError),
+    #[error(transparent)]
+    Boot(#[from] BootError),
+}
+
+/// A server that is listening.
+pub struct Server {
+    pub app: App,
+    pub address: SocketAddr,
+    fleet: LocalFleet,
+    listener: TcpListener,
+    redis: Option<PrivateRedis>,
+    background: Vec<JoinHandle<()>>,
+    root: PathBuf,
+}
+
+impl Server {
+    /// Starts all that is needed, and listens. `program` is the binary whose `container` command runs the
+    /// browsers.
+    pub async fn start(config: Config, program: PathBuf) -> Result<Self, ServerError> {
+        let root = config.tmp_dir.join("wallcrawler");
+        sweep::sweep_orphans(&root);
+        let listener = TcpListener::bind(config.bind).await.map_err(|error| ServerError::Listen(config.bind, error))?;
+        let address = listener.local_addr().map_err(|error| ServerError::Listen(config.bind, error))?;
+
+        let (redis, endpoint) = match &config.redis_endpoint {
+            Some(endpoint) => (None, endpoint.0.clone()),
+            None => {
+                let redis = PrivateRedis::start(&root.join(format!("redis-{}", std::process::id()))).await?;
+                let endpoint = redis.endpoint();
+                (Some(redis), endpoint)
+            }
+        };
+        let (fleet, exits) = LocalFleet::new(LocalOptions {
+            program,
+            root: root.clone(),
+            env: config.child_env.clone(),
+            die_with_us: redis.is_some(),
+        });
+        // Containers on this machine come in through loopback, whatever else is listened on.
+        let host = if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { url_host(address) };
+        let api_endpoint = format!("http://{host}:{}", address.port());
+        let prefix = config.key_prefix.clone();
+        let app = App::boot(config, &endpoint, api_endpoint, Box::new(fleet.clone())).await?;
+        let background = vec![
+            tokio::spawn(follow(app.events.clone(), endpoint, prefix)),
+            tokio::spawn(tick(app.clone())),
+            tokio::spawn(watch_exits(app.clone(), exits)),
+        ];
+        Ok(Self { app, address, fleet, listener, redis, background, root })
+    }
+
+    /// Serves until `shutdown` resolves, then ends everything in order.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), ServerError> {
+        let Self { app, fleet, listener, redis, background, root, .. } = self;
+        let stop_serving = CancellationToken::new();
+        let serving = tokio::spawn(native::serve(
+            listener,
+            routes::router(app.clone()),
+            ServeOptions::default(),
+            stop_serving.clone().cancelled_owned(),
+        ));
+        shutdown.await;
+        tracing::info!("stopping");
+        // Clients are told first; then the containers end, which still have something to report; the
+        // port is closed last.
+        app.stopping.cancel();
+        fleet.stop_all().await;
+        app.sockets.close();
+        if timeout(SOCKETS_WAIT, app.sockets.wait()).await.is_err() {
+            tracing::warn!(sockets = app.sockets.len(), "some sockets did not close in time");
+        }
+        stop_serving.cancel();
+        let served = serving.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        for task in background {
+            task.abort();
+        }
+        app.store.close().await;
+        if let Some(redis) = redis {
+            redis.stop().await;
+        }
+        // Only if nobody else has anything in it.
+        let _ = std::fs::remove_dir(root);
+        served.map_err(ServerError::Serve)
+    }
+}
+
+fn url_host(address: SocketAddr) -> String {
+    match address {
+        SocketAddr::V4(address) => address.ip().to_string(),
+        SocketAddr::V6(address) => format!("[{}]", address.ip()),
+    }
+}
+
+async fn follow(events: Events, endpoint: String, prefix: String) {
+    if let Err(error) = events.follow(endpoint, prefix).await {
+        tracing::error!(error = &error as &dyn std::error::Error, "events cannot be followed");
+    }
+}
+
+/// The timer. A look that fails is made up for by the next.
+async fn tick(app: App) {
+    let mut timer = interval(TICK);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failing = false;
+    loop {
+        timer.tick().await;
+        let done = async {
+            app.store.beat_server(&app.server_id, now_ms()).await?;
+            scaling::tick(&app).await
+        };
+        match done.await {
+            Ok(_) => failing = false,
+            // Once, not every second.
+            Err(error) if !failing => {
+                failing = true;
+                tracing::error!(error = &error as &dyn std::error::Error, "the look at the fleet failed");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// A child that ended is lost at once: nobody has to wait for its heartbeat to fail.
+async fn watch_exits(app: App, mut exits: mpsc::UnboundedReceiver<ContainerId>) {
+    let mut lost: HashSet<ContainerId> = HashSet::new();
+    let mut retry = interval(TICK);
+    loop {
+        tokio::select! {
+            exited = exits.recv() => match exited {
+                Some(container) => lost.insert(container),
+                None => return,
+            },
+            _ = retry.tick(), if !lost.is_empty() => false,
+        };
+        // What Redis could not be told is told again.
+        for container in lost.clone() {
+            if lifecycle::lose_container(&app, &container, None).await.is_ok() {
+                lost.remove(&container);
+            }
+        }
+    }
+}

@@ -1,0 +1,659 @@
+//! The only code that knows Redis: the connection, the scripts, and what their answers mean.
+//!
+//! Each atomic move is a Lua script in `store/`, named like the method that calls it, and costs one round
+//! trip. A refusal ("the queue is full") is a value; an `Err` means that Redis could not be asked.
+
+pub mod events;
+pub mod reply;
+
+use std::time::Duration;
+
+use fred::clients::{Client, SubscriberClient};
+use fred::prelude::{
+    Builder, ClientLike, Config as RedisConfig, Error as RedisError, KeysInterface, PubsubInterface, ReconnectPolicy,
+};
+use fred::types::Value as RedisValue;
+use fred::types::scripts::Script;
+use serde_json::{Value, json};
+
+use crate::container::{Container, FleetPolicy, FleetSnapshot};
+use crate::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
+use crate::protocol::{ClaimRequest, ContainerPhase, ReadyRequest};
+use crate::session::{EndReason, NewSession, Session, SessionStatus};
+use reply::Reply;
+
+/// How long a command may take before the caller is told that Redis is not available. Two attempts and
+/// the answer to the client must fit into two seconds.
+const COMMAND_TIMEOUT: Duration = Duration::from_millis(1_500);
+
+const SUBSCRIBE_PAUSE: Duration = Duration::from_millis(500);
+
+/// Redis could not be asked, or answered what no script of ours answers.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("redis is not available")]
+    Unavailable(#[source] RedisError),
+    #[error("redis answered what no script of ours answers: {0}")]
+    Unexpected(String),
+}
+
+impl From<RedisError> for StoreError {
+    fn from(error: RedisError) -> Self {
+        StoreError::Unavailable(error)
+    }
+}
+
+/// The times and limits that sessions live by.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    pub max_pending: u64,
+    /// 0: no limit.
+    pub max_per_user: u64,
+    /// How long a session may wait for a container.
+    pub queue_wait_ms: u64,
+    /// How long a claimed session may wait for its browser.
+    pub browser_wait_ms: u64,
+    /// How long a ready session may wait for its first client.
+    pub connect_wait_ms: u64,
+    /// How long a session waits for a client to return.
+    pub grace_ms: u64,
+    /// How long an ended session is kept.
+    pub retention_ms: u64,
+    /// How often a session may be handed to a container before it is given up.
+    pub max_leases: u64,
+}
+
+/// An `Idempotency-Key` and what it was sent with, both hashed.
+#[derive(Debug, Clone)]
+pub struct Idempotency {
+    pub key: String,
+    pub body: String,
+}
+
+#[derive(Debug)]
+pub enum Created {
+    /// `launch` is the container whose start was reserved: start it, or give it back.
+    New {
+        session: Session,
+        launch: Option<ContainerId>,
+    },
+    /// The same request made it before.
+    Again(Session),
+    /// The key was used with another body.
+    Conflict,
+    /// The same request made a session that is no longer kept.
+    Forgotten,
+    QueueFull,
+    UserLimit,
+}
+
+#[derive(Debug)]
+pub struct Claimed {
+    pub sessions: Vec<(Session, u64)>,
+    pub end: Vec<SessionId>,
+    pub drain: bool,
+}
+
+#[derive(Debug)]
+pub enum Connect {
+    /// The connection is entered; dial `address`, and disconnect it when it ends.
+    Ready {
+        address: String,
+        secret: String,
+        expires_at_ms: u64,
+    },
+    /// Its browser is not there yet.
+    Waiting,
+    Ended(EndReason),
+    Unknown,
+}
+
+#[derive(Debug)]
+pub enum Ended {
+    Now(Session),
+    Already(Session),
+    Unknown,
+}
+
+impl std::str::FromStr for Outcome {
+    type Err = <EndReason as std::str::FromStr>::Err;
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        if word == "requeued" { Ok(Outcome::Requeued) } else { word.parse().map(Outcome::Ended) }
+    }
+}
+
+/// Who wants a session to end.
+#[derive(Debug, Clone, Copy)]
+pub enum EndedBy<'a> {
+    Owner(&'a UserId),
+    Holder { container: &'a ContainerId, lease: u64 },
+}
+
+/// What became of a session whose container was lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    Requeued,
+    Ended(EndReason),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Lost<T> {
+    /// Given up, with what it took along.
+    Now(Vec<T>),
+    /// It gave a sign of life in the meantime.
+    Alive,
+    Unknown,
+}
+
+/// Where a page of sessions ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageEnd {
+    pub created_at_ms: u64,
+    pub id: SessionId,
+}
+
+macro_rules! scripts {
+    ($($name:ident),* $(,)?) => {
+        /// Every script, ready to be called by its digest.
+        #[derive(Clone)]
+        struct Scripts { $($name: Script),* }
+
+        impl Scripts {
+            fn new() -> Self {
+                Self {
+                    $($name: Script::from_lua(concat!(
+                        include_str!("store/shared.lua"),
+                        include_str!(concat!("store/", stringify!($name), ".lua")),
+                    ))),*
+                }
+            }
+        }
+    };
+}
+
+scripts!(
+    create,
+    get,
+    list,
+    claim,
+    ready,
+    connect,
+    disconnect,
+    end,
+    expire,
+    purge,
+    snapshot,
+    reserve,
+    give_back,
+    drain,
+    lose_container,
+    beat_server,
+    lose_server,
+);
+
+/// A handle on Redis. Cheap to clone; all clones share one multiplexed connection.
+#[derive(Clone)]
+pub struct Store {
+    client: Client,
+    scripts: Scripts,
+    prefix: String,
+    anchor: String,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+fn builder(endpoint: &str) -> Result<Builder, StoreError> {
+    let config = RedisConfig { fail_fast: false, ..RedisConfig::from_url(endpoint)? };
+    let mut builder = Builder::from_config(config);
+    builder
+        .with_performance_config(|performance| performance.default_command_timeout = COMMAND_TIMEOUT)
+        .with_connection_config(|connection| {
+            connection.connection_timeout = Duration::from_secs(2);
+            connection.internal_command_timeout = Duration::from_secs(2);
+            // Every script may be repeated, so a command that was under way when the connection broke is.
+            connection.max_command_attempts = 2;
+            // A Redis that accepts and never answers.
+            connection.unresponsive.max_timeout = Some(Duration::from_secs(3));
+            connection.unresponsive.interval = Duration::from_secs(1);
+        })
+        .set_policy(ReconnectPolicy::new_exponential(0, 20, 500, 2));
+    Ok(builder)
+}
+
+impl Store {
+    /// Makes the handle and begins to connect. A Redis that is not there is no error here: it may come.
+    pub fn open(endpoint: &str, prefix: &str) -> Result<Self, StoreError> {
+        let client = builder(endpoint)?.build()?;
+        client.connect();
+        Ok(Self {
+            client,
+            scripts: Scripts::new(),
+            prefix: prefix.to_owned(),
+            anchor: format!("{prefix}pending-sessions"),
+        })
+    }
+
+    /// A second connection, on which the moves made by any process are told. Returns when it is subscribed,
+    /// however long Redis takes to come.
+    pub async fn subscribe(endpoint: &str, prefix: &str) -> Result<SubscriberClient, StoreError> {
+        let subscriber = builder(endpoint)?.build_subscriber_client()?;
+        subscriber.connect();
+        // Subscribes again after each reconnection.
+        drop(subscriber.manage_subscriptions());
+        while let Err(error) = subscriber.subscribe(format!("{prefix}events")).await {
+            tracing::debug!(%error, "redis cannot be subscribed to yet");
+            tokio::time::sleep(SUBSCRIBE_PAUSE).await;
+        }
+        Ok(subscriber)
+    }
+
+    /// Whether Redis answers.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        Ok(self.client.ping::<()>(None).await?)
+    }
+
+    /// Closes the connection.
+    pub async fn close(&self) {
+        let _ = self.client.quit().await;
+    }
+
+    /// A value all processes on this Redis share, made by whoever asks first.
+    pub async fn shared_value(&self, name: &str, proposal: &str) -> Result<String, StoreError> {
+        let key = format!("{}{name}", self.prefix);
+        let () = self.client.set(&key, proposal, None, Some(fred::types::SetOptions::NX), false).await?;
+        Ok(self.client.get(&key).await?)
+    }
+
+    async fn call(&self, script: &Script, args: Value) -> Result<Reply, StoreError> {
+        let value: RedisValue =
+            script.evalsha_with_reload(&self.client, vec![self.anchor.as_str()], vec![args.to_string()]).await?;
+        Reply::new(value)
+    }
+
+    /// Writes a session at the end of the queue, within the limits.
+    pub async fn create(
+        &self,
+        new: &NewSession,
+        idempotency: Option<&Idempotency>,
+        limits: &Limits,
+        policy: &FleetPolicy,
+        now_ms: u64,
+    ) -> Result<Created, StoreError> {
+        let container = ContainerId::random();
+        let mut reply = self
+            .call(
+                &self.scripts.create,
+                json!({
+                    "now": now_ms,
+                    "id": new.id,
+                    "user": new.user_id,
+                    "timeout": new.timeout_ms,
+                    "expires_at": now_ms + new.timeout_ms,
+                    "keep_alive": new.keep_alive,
+                    "browser_settings": Value::from(new.browser_settings.clone()).to_string(),
+                    "user_metadata": Value::from(new.user_metadata.clone()).to_string(),
+                    "queue_wait": limits.queue_wait_ms,
+                    "max_pending": limits.max_pending,
+                    "max_per_user": limits.max_per_user,
+                    "container": container,
+                    "start_wait": policy.start_wait_ms,
+                    "policy": policy.as_json(),
+                    "idempotency": idempotency.map(|i| json!({ "key": i.key, "body": i.body, "ttl": IDEMPOTENCY_MS })),
+                }),
+            )
+            .await?;
+        match reply.word()?.as_str() {
+            "created" => {
+                let session = reply.session()?.0;
+                let launch = (!reply.text()?.is_empty()).then_some(container);
+                Ok(Created::New { session, launch })
+            }
+            "again" => Ok(Created::Again(reply.session()?.0)),
+            "conflict" => Ok(Created::Conflict),
+            "forgotten" => Ok(Created::Forgotten),
+            "queue_full" => Ok(Created::QueueFull),
+            "user_limit" => Ok(Created::UserLimit),
+            word => Err(unexpected("create", word)),
+        }
+    }
+
+    pub async fn get(&self, id: &SessionId) -> Result<Option<(Session, reply::Details)>, StoreError> {
+        let mut reply = self.call(&self.scripts.get, json!({ "id": id })).await?;
+        match reply.word()?.as_str() {
+            "session" => Ok(Some(reply.session()?)),
+            "unknown" => Ok(None),
+            word => Err(unexpected("get", word)),
+        }
+    }
+
+    /// A page of a user's sessions, newest first, and where the next one begins.
+    pub async fn list(
+        &self,
+        user: &UserId,
+        status: Option<SessionStatus>,
+        limit: u64,
+        after: Option<&PageEnd>,
+    ) -> Result<(Vec<Session>, Option<PageEnd>), StoreError> {
+        let after = after.map(|end| json!({ "created_at": end.created_at_ms, "id": end.id }));
+        let args = json!({ "user": user, "status": status, "limit": limit, "after": after, "scan": LIST_SCAN });
+        let mut reply = self.call(&self.scripts.list, args).await?;
+        match reply.word()?.as_str() {
+            "page" => {
+                let mut sessions = Vec::new();
+                let mut list = reply.list()?;
+                while !list.is_empty() {
+                    sessions.push(list.session()?.0);
+                }
+                let (score, id) = (reply.text()?, reply.text()?);
+                let end = if id.is_empty() {
+                    None
+                } else {
+                    Some(PageEnd { created_at_ms: reply::parse("score", &score)?, id: reply::parse("id", &id)? })
+                };
+                Ok((sessions, end))
+            }
+            word => Err(unexpected("list", word)),
+        }
+    }
+
+    /// A container's heartbeat and its request for work. `None`: there is nothing for it any more.
+    pub async fn claim(
+        &self,
+        request: &ClaimRequest,
+        limits: &Limits,
+        policy: &FleetPolicy,
+        now_ms: u64,
+    ) -> Result<Claimed, StoreError> {
+        let mut reply = self
+            .call(
+                &self.scripts.claim,
+                json!({
+                    "now": now_ms,
+                    "container": request.container_id,
+                    "address": request.address,
+                    "max": request.max_sessions,
+                    "current": request.current_sessions,
+                    "reported": request.session_ids,
+                    "phase": request.phase,
+                    "launched": request.launched,
+                    "task_arn": request.task_arn,
+                    "start_wait": limits.browser_wait_ms,
+                    "max_containers": policy.max_containers,
+                    "queue_wait": limits.queue_wait_ms,
+                    "max_leases": limits.max_leases,
+                    "retention": limits.retention_ms,
+                }),
+            )
+            .await?;
+        match reply.word()?.as_str() {
+            "claimed" => {
+                let drain = reply.number()? == 1;
+                let end = reply.list()?.ids()?;
+                let mut handed = reply.list()?;
+                let mut sessions = Vec::new();
+                while !handed.is_empty() {
+                    let (session, details) = handed.session()?;
+                    sessions.push((session, details.lease));
+                }
+                Ok(Claimed { sessions, end, drain })
+            }
+            "surplus" => Ok(Claimed { sessions: Vec::new(), end: reply.list()?.ids()?, drain: true }),
+            "gone" if request.phase == ContainerPhase::Leaving => {
+                Ok(Claimed { sessions: Vec::new(), end: Vec::new(), drain: true })
+            }
+            word => Err(unexpected("claim", word)),
+        }
+    }
+
+    /// Its browser answers. `Some(milliseconds since its creation)`, or `None` if it is no longer the
+    /// container's.
+    pub async fn ready(
+        &self,
+        id: &SessionId,
+        container: &ContainerId,
+        report: &ReadyRequest,
+        limits: &Limits,
+        now_ms: u64,
+    ) -> Result<Option<u64>, StoreError> {
+        let args = json!({
+            "now": now_ms, "id": id, "container": container, "lease": report.lease, "secret": report.cdp_secret,
+            "version": Value::from(report.version.clone()).to_string(), "connect_wait": limits.connect_wait_ms,
+        });
+        let mut reply = self.call(&self.scripts.ready, args).await?;
+        match reply.word()?.as_str() {
+            "ready" => Ok(Some(reply.number()?)),
+            "stale" => Ok(None),
+            word => Err(unexpected("ready", word)),
+        }
+    }
+
+    /// Enters a client's connection, if the session's browser can be dialled now.
+    pub async fn connect(
+        &self,
+        id: &SessionId,
+        connection: &ConnectionId,
+        server: &ServerId,
+        now_ms: u64,
+    ) -> Result<Connect, StoreError> {
+        let args = json!({ "now": now_ms, "id": id, "connection": connection, "server": server });
+        let mut reply = self.call(&self.scripts.connect, args).await?;
+        match reply.word()?.as_str() {
+            "ready" => {
+                Ok(Connect::Ready { address: reply.text()?, secret: reply.text()?, expires_at_ms: reply.number()? })
+            }
+            "waiting" => Ok(Connect::Waiting),
+            "ended" => Ok(Connect::Ended(reply::parse("end reason", &reply.text()?)?)),
+            "unknown" => Ok(Connect::Unknown),
+            word => Err(unexpected("connect", word)),
+        }
+    }
+
+    /// Takes a connection out. `reached` is false if the browser could not be dialled after all.
+    pub async fn disconnect(
+        &self,
+        id: &SessionId,
+        connection: &ConnectionId,
+        reached: bool,
+        limits: &Limits,
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
+        let args = json!({
+            "now": now_ms, "id": id, "connection": connection, "reached": reached,
+            "grace": limits.grace_ms, "connect_wait": limits.connect_wait_ms,
+        });
+        match self.call(&self.scripts.disconnect, args).await?.word()?.as_str() {
+            "disconnected" | "already" => Ok(()),
+            word => Err(unexpected("disconnect", word)),
+        }
+    }
+
+    pub async fn end(
+        &self,
+        id: &SessionId,
+        by: EndedBy<'_>,
+        reason: EndReason,
+        limits: &Limits,
+        now_ms: u64,
+    ) -> Result<Ended, StoreError> {
+        let mut args = json!({ "now": now_ms, "id": id, "reason": reason, "retention": limits.retention_ms });
+        match by {
+            EndedBy::Owner(user) => args["user"] = json!(user),
+            EndedBy::Holder { container, lease } => {
+                args["container"] = json!(container);
+                args["lease"] = json!(lease);
+            }
+        }
+        let mut reply = self.call(&self.scripts.end, args).await?;
+        match reply.word()?.as_str() {
+            "ended" => {
+                let mut session = reply.session()?.0;
+                session.status = SessionStatus::Ended;
+                session.end_reason = Some(reason);
+                session.ended_at_ms.get_or_insert(now_ms);
+                session.queue_position = None;
+                session.active_connections = 0;
+                Ok(Ended::Now(session))
+            }
+            "already" => Ok(Ended::Already(reply.session()?.0)),
+            "unknown" => Ok(Ended::Unknown),
+            word => Err(unexpected("end", word)),
+        }
+    }
+
+    /// Ends at most `limit` sessions that are due.
+    pub async fn expire(
+        &self,
+        limits: &Limits,
+        limit: u64,
+        now_ms: u64,
+    ) -> Result<Vec<(SessionId, EndReason)>, StoreError> {
+        let args = json!({ "now": now_ms, "retention": limits.retention_ms, "limit": limit });
+        let mut reply = self.call(&self.scripts.expire, args).await?;
+        match reply.word()?.as_str() {
+            "expired" => reply.list()?.pairs("expired session"),
+            word => Err(unexpected("expire", word)),
+        }
+    }
+
+    /// Removes at most `limit` ended sessions whose retention has passed, and says how many it were.
+    pub async fn purge(&self, limit: u64, now_ms: u64) -> Result<u64, StoreError> {
+        let mut reply = self.call(&self.scripts.purge, json!({ "now": now_ms, "limit": limit })).await?;
+        match reply.word()?.as_str() {
+            "purged" => reply.number(),
+            word => Err(unexpected("purge", word)),
+        }
+    }
+
+    /// What the scaling plan is made from.
+    pub async fn snapshot(&self, blind_after_ms: u64, now_ms: u64) -> Result<FleetSnapshot, StoreError> {
+        let args = json!({ "now": now_ms, "blind_after": blind_after_ms });
+        let mut reply = self.call(&self.scripts.snapshot, args).await?;
+        if reply.word()? != "snapshot" {
+            return Err(StoreError::Unexpected("snapshot".to_owned()));
+        }
+        let (watched_since_ms, pending) = (reply.number()?, reply.number()?);
+        let (slots, used) = (reply.number()?, reply.number()?);
+        let mut containers = Vec::new();
+        let mut list = reply.list()?;
+        while !list.is_empty() {
+            let fields = list.list()?.fields()?;
+            containers.push(Container {
+                id: fields.parse("containerId")?,
+                active_sessions: fields.parse("activeSessions")?,
+                max_sessions: fields.parse("maxSessions")?,
+                last_heartbeat_ms: fields.parse("lastHeartbeat")?,
+                idle_since_ms: fields.parse("idleSince")?,
+                started_at_ms: fields.parse("startedAt")?,
+                draining: fields.text("draining")? == "1",
+                launched: fields.text("launched")? == "1",
+            });
+        }
+        Ok(FleetSnapshot {
+            watched_since_ms,
+            pending,
+            slots,
+            used,
+            containers,
+            starting: reply.list()?.pairs("reservation")?,
+            servers: reply.list()?.pairs("server")?,
+        })
+    }
+
+    /// Reserves as many of these containers as are short at this moment.
+    pub async fn reserve(
+        &self,
+        containers: &[ContainerId],
+        policy: &FleetPolicy,
+        now_ms: u64,
+    ) -> Result<Vec<ContainerId>, StoreError> {
+        let args = json!({
+            "now": now_ms, "containers": containers, "start_wait": policy.start_wait_ms, "policy": policy.as_json(),
+        });
+        let mut reply = self.call(&self.scripts.reserve, args).await?;
+        match reply.word()?.as_str() {
+            "reserved" => reply.list()?.ids(),
+            word => Err(unexpected("reserve", word)),
+        }
+    }
+
+    /// Whether there was a reservation to give back.
+    pub async fn give_back(&self, container: &ContainerId) -> Result<bool, StoreError> {
+        let mut reply = self.call(&self.scripts.give_back, json!({ "container": container })).await?;
+        match reply.word()?.as_str() {
+            "given_back" => Ok(true),
+            "already" => Ok(false),
+            word => Err(unexpected("give_back", word)),
+        }
+    }
+
+    /// Whether the container was idle and now takes no more work.
+    pub async fn drain(&self, container: &ContainerId, policy: &FleetPolicy, now_ms: u64) -> Result<bool, StoreError> {
+        let args = json!({
+            "now": now_ms, "container": container, "idle_for": policy.idle_ms, "policy": policy.as_json(),
+        });
+        match self.call(&self.scripts.drain, args).await?.word()?.as_str() {
+            "draining" => Ok(true),
+            "busy" | "unknown" => Ok(false),
+            word => Err(unexpected("drain", word)),
+        }
+    }
+
+    /// Gives up a container; with `silent_since_ms` only if it gave no sign of life after that.
+    pub async fn lose_container(
+        &self,
+        container: &ContainerId,
+        silent_since_ms: Option<u64>,
+        limits: &Limits,
+        now_ms: u64,
+    ) -> Result<Lost<(SessionId, Outcome)>, StoreError> {
+        let args = json!({
+            "now": now_ms, "container": container, "silent_since": silent_since_ms,
+            "queue_wait": limits.queue_wait_ms, "max_leases": limits.max_leases, "retention": limits.retention_ms,
+        });
+        let mut reply = self.call(&self.scripts.lose_container, args).await?;
+        match reply.word()?.as_str() {
+            "lost" => Ok(Lost::Now(reply.list()?.pairs("lost session")?)),
+            "alive" => Ok(Lost::Alive),
+            "unknown" => Ok(Lost::Unknown),
+            word => Err(unexpected("lose_container", word)),
+        }
+    }
+
+    pub async fn beat_server(&self, server: &ServerId, now_ms: u64) -> Result<(), StoreError> {
+        match self.call(&self.scripts.beat_server, json!({ "now": now_ms, "server": server })).await?.word()?.as_str() {
+            "beating" => Ok(()),
+            word => Err(unexpected("beat_server", word)),
+        }
+    }
+
+    /// Gives up a server: at most `limit` connections it carried, to be disconnected. Ask until none is left.
+    pub async fn lose_server(
+        &self,
+        server: &ServerId,
+        silent_since_ms: Option<u64>,
+        limit: u64,
+        now_ms: u64,
+    ) -> Result<Lost<(ConnectionId, SessionId)>, StoreError> {
+        let args = json!({ "now": now_ms, "server": server, "limit": limit, "silent_since": silent_since_ms });
+        let mut reply = self.call(&self.scripts.lose_server, args).await?;
+        match reply.word()?.as_str() {
+            "lost" => Ok(Lost::Now(reply.list()?.pairs("lost connection")?)),
+            "alive" => Ok(Lost::Alive),
+            "unknown" => Ok(Lost::Unknown),
+            word => Err(unexpected("lose_server", word)),
+        }
+    }
+}
+
+/// How long an `Idempotency-Key` is remembered.
+const IDEMPOTENCY_MS: u64 = 24 * 60 * 60 * 1_000;
+/// How many entries one page of a filtered list may look at, so that a rare status cannot make it long.
+const LIST_SCAN: u64 = 1_000;
+
+fn unexpected(script: &str, word: &str) -> StoreError {
+    StoreError::Unexpected(format!("{script}: {word:?}"))
+}

@@ -1,0 +1,84 @@
+-- A container's heartbeat: registers it, settles which sessions it holds, and hands it the oldest ones
+-- waiting while it has room.
+-- ARGV: now, container, address?, max, current, reported? (ids the container holds), phase, launched,
+--   task_arn?, start_wait, max_containers, queue_wait, max_leases, retention
+-- Replies: claimed, drain (0 or 1), [id to end..], [session..], sessions still waiting
+--          surplus, [id to end..]     started by us, given up meanwhile, and one too many
+--          gone                       answer to phase `leaving`
+-- Atomic, or: two containers pop the same session; a container that dies between pop and mark takes the
+--   session with it; a session released while it is handed out keeps its slot for ever.
+local key, held = container_key(a.container), held_key(a.container)
+local reported = given(a.reported) and a.reported or {}
+
+if a.phase == 'leaving' then
+  forget_container(a.container, a.now, a.queue_wait, a.max_leases, a.retention)
+  return { 'gone' }
+end
+
+if redis.call('EXISTS', key) == 0 then
+  local expected = redis.call('ZREM', STARTING, a.container) == 1
+  local full = redis.call('ZCARD', STARTING) + redis.call('ZCARD', CONTAINERS) >= a.max_containers
+  if a.launched and not expected and full then return { 'surplus', reported } end
+  redis.call('HSET', key, 'containerId', a.container, 'startedAt', a.now, 'idleSince', a.now,
+    'activeSessions', 0, 'maxSessions', a.max, 'draining', '0', 'launched', a.launched and '1' or '0')
+  redis.call('HINCRBY', FLEET, 'slots', a.max)
+end
+local draining = redis.call('HGET', key, 'draining') == '1'
+if a.phase == 'draining' and not draining then
+  start_draining(a.container)
+  draining = true
+end
+if not draining then
+  redis.call('HINCRBY', FLEET, 'slots', a.max - number(redis.call('HGET', key, 'maxSessions')))
+end
+redis.call('HSET', key, 'lastHeartbeat', a.now, 'maxSessions', a.max)
+if given(a.address) then redis.call('HSET', key, 'address', a.address) end
+if given(a.task_arn) then redis.call('HSET', key, 'taskArn', a.task_arn) end
+redis.call('ZADD', CONTAINERS, a.now, a.container)
+
+-- What it runs and no longer holds is to end; what it holds and does not know of was handed out in an
+-- answer that never arrived, or ran in a process that has been replaced.
+local to_end, handed = {}, {}
+for _, id in ipairs(reported) do
+  if redis.call('SISMEMBER', held, id) == 0 then table.insert(to_end, id) end
+end
+if given(a.reported) then
+  local known = {}
+  for _, id in ipairs(reported) do known[id] = true end
+  for _, id in ipairs(redis.call('SMEMBERS', held)) do
+    if not known[id] then
+      if redis.call('HGET', session_key(id), 'ready') then
+        lose_session(id, a.now, a.queue_wait, a.max_leases, a.retention)
+      else
+        table.insert(handed, session(id))
+      end
+    end
+  end
+end
+
+local room = a.max - math.max(redis.call('SCARD', held), a.current + #handed)
+if draining then room = 0 end
+local taken = 0
+while taken < room do
+  local id = redis.call('LPOP', PENDING)
+  if not id then break end
+  -- An id that is no longer in the order ended while it waited.
+  if redis.call('ZREM', ORDER, id) == 1 then
+    local claimed = session_key(id)
+    redis.call('HSET', claimed, 'status', 'active', 'containerId', a.container, 'claimedAt', a.now)
+    if given(a.task_arn) then redis.call('HSET', claimed, 'taskArn', a.task_arn) end
+    redis.call('HINCRBY', claimed, 'lease', 1)
+    redis.call('SADD', held, id)
+    wait_for(id, a.now + a.start_wait, 'failed_to_start')
+    table.insert(handed, session(id))
+    taken = taken + 1
+  end
+end
+local waiting = redis.call('ZCARD', ORDER)
+if taken > 0 then
+  redis.call('HINCRBY', key, 'activeSessions', taken)
+  redis.call('HINCRBY', FLEET, 'used', taken)
+  -- The next container may have room for the rest.
+  if waiting > 0 then publish('pending') end
+end
+return { 'claimed', draining and 1 or 0, to_end, handed, waiting }

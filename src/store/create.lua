@@ -1,0 +1,48 @@
+-- Writes a session, puts it at the end of the queue, and reserves a container if slots are short.
+-- ARGV: now, id, user, timeout, expires_at, keep_alive, browser_settings and user_metadata (JSON texts),
+--   queue_wait, max_pending, max_per_user (0: no limit), container (the id to reserve), start_wait,
+--   policy {sessions_per_container, warm_slots, min_containers, max_containers},
+--   idempotency? {key, body, ttl}
+-- Replies: created, session, container id or ''
+--          again, session           the same Idempotency-Key and body made it before
+--          conflict                 the same key, another body
+--          forgotten                the same key and body, but its session is no longer kept
+--          queue_full | user_limit
+-- Atomic, or: two creates at the limit both get in; N creates at zero capacity each start a task of
+--   their own; a crash in between leaves a session that stands in no queue.
+local idempotency = given(a.idempotency) and P .. 'idempotency:' .. a.user .. ':' .. a.idempotency.key
+if idempotency then
+  local before = redis.call('HMGET', idempotency, 'body', 'sessionId')
+  if before[1] and before[1] ~= a.idempotency.body then return { 'conflict' } end
+  if before[2] and redis.call('EXISTS', session_key(before[2])) == 0 then return { 'forgotten' } end
+  if before[2] then return { 'again', session(before[2]) } end
+end
+-- The client library repeats a command whose answer it lost with the connection.
+if redis.call('EXISTS', session_key(a.id)) == 1 then return { 'created', session(a.id), '' } end
+if redis.call('ZCARD', ORDER) >= a.max_pending then return { 'queue_full' } end
+if a.max_per_user > 0 and redis.call('ZCARD', user_live_key(a.user)) >= a.max_per_user then
+  return { 'user_limit' }
+end
+
+local seq = redis.call('HINCRBY', FLEET, 'queueTail', 1)
+redis.call('HSET', session_key(a.id),
+  'sessionId', a.id, 'userId', a.user, 'status', 'pending', 'createdAt', a.now, 'lastActivity', a.now,
+  'timeout', a.timeout, 'expiresAt', a.expires_at, 'keepAlive', a.keep_alive and '1' or '0',
+  'browserSettings', a.browser_settings, 'userMetadata', a.user_metadata, 'queueSeq', seq)
+redis.call('RPUSH', PENDING, a.id)
+redis.call('ZADD', ORDER, seq, a.id)
+redis.call('ZADD', user_sessions_key(a.user), a.now, a.id)
+redis.call('ZADD', user_live_key(a.user), a.now, a.id)
+wait_for(a.id, a.now + a.queue_wait, 'queue_timeout')
+if idempotency then
+  redis.call('HSET', idempotency, 'body', a.idempotency.body, 'sessionId', a.id)
+  redis.call('PEXPIRE', idempotency, a.idempotency.ttl)
+end
+
+local reserved = ''
+if containers_short(a.policy) > 0 then
+  redis.call('ZADD', STARTING, a.now + a.start_wait, a.container)
+  reserved = a.container
+end
+publish('pending')
+return { 'created', session(a.id), reserved }

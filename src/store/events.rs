@@ -1,0 +1,241 @@
+//! What other processes did, as it happens. Each script tells of its move on one Redis channel; here it
+//! wakes whoever waits for just that: a parked client, a waiting claim, an open socket.
+//!
+//! A message can be lost (the connection to Redis breaks). So nothing correct rests on one: after a gap
+//! everybody is woken to look again, and who waits for work looks again by itself.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use fred::interfaces::{ClientLike, EventInterface};
+use tokio::sync::{Notify, broadcast, watch};
+
+use super::{Store, StoreError};
+use crate::ids::{ContainerId, SessionId};
+use crate::session::EndReason;
+
+/// What happened to a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionEvent {
+    /// Nothing has been told yet, or something may have been missed: look at the session itself.
+    Look,
+    Ready,
+    Requeued,
+    Ended(EndReason),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Message {
+    Pending,
+    Session(SessionId, SessionEvent, Option<ContainerId>),
+    Drain(ContainerId),
+}
+
+/// The waiting rooms of one process.
+#[derive(Debug, Clone, Default)]
+pub struct Events(Arc<Rooms>);
+
+#[derive(Debug, Default)]
+struct Rooms {
+    work: Notify,
+    sessions: Mutex<HashMap<SessionId, watch::Sender<SessionEvent>>>,
+    containers: Mutex<HashMap<ContainerId, (Arc<Notify>, usize)>>,
+}
+
+impl Events {
+    /// Waits until a session may have entered the queue. Wakes one waiter, not all of them: who finds more
+    /// work than it can take has the next one woken.
+    pub async fn work(&self) {
+        self.0.work.notified().await;
+    }
+
+    pub fn session(&self, id: &SessionId) -> SessionWatch {
+        let mut rooms = self.0.sessions.lock().expect("not poisoned");
+        let receiver = rooms.entry(id.clone()).or_insert_with(|| watch::Sender::new(SessionEvent::Look)).subscribe();
+        SessionWatch { receiver: Some(receiver), id: id.clone(), events: self.clone() }
+    }
+
+    pub fn container(&self, id: &ContainerId) -> ContainerWatch {
+        let mut rooms = self.0.containers.lock().expect("not poisoned");
+        let (notify, watchers) = rooms.entry(id.clone()).or_default();
+        *watchers += 1;
+        ContainerWatch { notify: notify.clone(), id: id.clone(), events: self.clone() }
+    }
+
+    fn tell(&self, message: Message) {
+        match message {
+            Message::Pending => self.0.work.notify_one(),
+            Message::Drain(container) => self.wake_container(&container),
+            Message::Session(id, event, container) => {
+                if let Some(sender) = self.0.sessions.lock().expect("not poisoned").get(&id) {
+                    sender.send_replace(event);
+                }
+                if let Some(container) = container {
+                    self.wake_container(&container);
+                }
+            }
+        }
+    }
+
+    fn wake_container(&self, id: &ContainerId) {
+        if let Some((notify, _)) = self.0.containers.lock().expect("not poisoned").get(id) {
+            notify.notify_one();
+        }
+    }
+
+    /// Something may have been missed.
+    fn look_again(&self) {
+        for sender in self.0.sessions.lock().expect("not poisoned").values() {
+            sender.send_replace(SessionEvent::Look);
+        }
+        for (notify, _) in self.0.containers.lock().expect("not poisoned").values() {
+            notify.notify_one();
+        }
+        self.0.work.notify_one();
+    }
+
+    /// Passes on what Redis tells, for as long as the process lives.
+    pub async fn follow(self, endpoint: String, prefix: String) -> Result<(), StoreError> {
+        let subscriber = Store::subscribe(&endpoint, &prefix).await?;
+        let mut messages = subscriber.message_rx();
+        let mut reconnects = subscriber.reconnect_rx();
+        loop {
+            tokio::select! {
+                message = messages.recv() => match message {
+                    Ok(message) => match message.value.as_str().as_deref().map(read) {
+                        Some(Some(message)) => self.tell(message),
+                        _ => tracing::warn!("an event that nobody here understands: is another version running?"),
+                    },
+                    Err(broadcast::error::RecvError::Lagged(missed)) => {
+                        tracing::warn!(missed, "events came faster than they could be passed on");
+                        self.look_again();
+                    }
+                    Err(broadcast::error::RecvError::Closed) => break,
+                },
+                reconnected = reconnects.recv() => match reconnected {
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => self.look_again(),
+                    Err(broadcast::error::RecvError::Closed) => break,
+                },
+            }
+        }
+        let _ = subscriber.quit().await;
+        Ok(())
+    }
+}
+
+/// `pending`, `ready ID`, `requeued ID`, `ended ID REASON CONTAINER|-`, `drain CONTAINER`.
+fn read(text: &str) -> Option<Message> {
+    let mut words = text.split(' ');
+    let kind = words.next()?;
+    let message = match kind {
+        "pending" => Message::Pending,
+        "drain" => Message::Drain(words.next()?.parse().ok()?),
+        _ => {
+            let id = words.next()?.parse().ok()?;
+            match kind {
+                "ready" => Message::Session(id, SessionEvent::Ready, None),
+                "requeued" => Message::Session(id, SessionEvent::Requeued, None),
+                "ended" => {
+                    let reason = words.next()?.parse().ok()?;
+                    Message::Session(id, SessionEvent::Ended(reason), words.next()?.parse().ok())
+                }
+                _ => return None,
+            }
+        }
+    };
+    words.next().is_none().then_some(message)
+}
+
+/// What happens to one session from now on.
+#[derive(Debug)]
+pub struct SessionWatch {
+    receiver: Option<watch::Receiver<SessionEvent>>,
+    id: SessionId,
+    events: Events,
+}
+
+impl SessionWatch {
+    /// The next thing that happens; of several only the last.
+    pub async fn next(&mut self) -> SessionEvent {
+        let receiver = self.receiver.as_mut().expect("taken only by drop");
+        match receiver.changed().await {
+            Ok(()) => *receiver.borrow_and_update(),
+            // The room is closed only after its last watcher has left.
+            Err(_) => SessionEvent::Look,
+        }
+    }
+}
+
+impl Drop for SessionWatch {
+    fn drop(&mut self) {
+        let mut rooms = self.events.0.sessions.lock().expect("not poisoned");
+        self.receiver = None;
+        if rooms.get(&self.id).is_some_and(|sender| sender.receiver_count() == 0) {
+            rooms.remove(&self.id);
+        }
+    }
+}
+
+/// What concerns one container from now on.
+#[derive(Debug)]
+pub struct ContainerWatch {
+    notify: Arc<Notify>,
+    id: ContainerId,
+    events: Events,
+}
+
+impl ContainerWatch {
+    pub async fn next(&self) {
+        self.notify.notified().await;
+    }
+}
+
+impl Drop for ContainerWatch {
+    fn drop(&mut self) {
+        let mut rooms = self.events.0.containers.lock().expect("not poisoned");
+        if let Some((_, watchers)) = rooms.get_mut(&self.id) {
+            *watchers -= 1;
+            if *watchers == 0 {
+                rooms.remove(&self.id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_scripts_tell_is_understood_and_nothing_else() {
+        let id: SessionId = "ses_1".parse().expect("an id");
+        assert_eq!(read("pending"), Some(Message::Pending));
+        assert_eq!(read("ready ses_1"), Some(Message::Session(id.clone(), SessionEvent::Ready, None)));
+        assert_eq!(
+            read("ended ses_1 timeout -"),
+            Some(Message::Session(id.clone(), SessionEvent::Ended(EndReason::Timeout), None))
+        );
+        assert_eq!(
+            read("ended ses_1 released ctr_1"),
+            Some(Message::Session(id, SessionEvent::Ended(EndReason::Released), "ctr_1".parse().ok()))
+        );
+        for text in ["", "ready", "ready x", "ended ses_1", "ended ses_1 bored -", "pending now", "hello ses_1"] {
+            assert_eq!(read(text), None, "{text:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_watcher_hears_of_its_own_session_only_and_leaves_nothing_behind() {
+        let events = Events::default();
+        let (one, other): (SessionId, SessionId) = (SessionId::random(), SessionId::random());
+        let mut watch = events.session(&one);
+        events.tell(Message::Session(other, SessionEvent::Ready, None));
+        events.tell(Message::Session(one.clone(), SessionEvent::Ended(EndReason::Timeout), None));
+        assert_eq!(watch.next().await, SessionEvent::Ended(EndReason::Timeout));
+        let second = events.session(&one);
+        drop(watch);
+        assert_eq!(events.0.sessions.lock().expect("not poisoned").len(), 1);
+        drop(second);
+        assert!(events.0.sessions.lock().expect("not poisoned").is_empty());
+    }
+}

@@ -1,0 +1,24 @@
+-- Ends the sessions whose time, or whose patience, is up.
+-- ARGV: now, retention, limit
+-- Replies: expired, [id, reason, ..]
+-- Atomic, or: a session whose client returns at the last moment would be ended under it.
+local due = redis.call('ZRANGEBYSCORE', DEADLINES, '-inf', a.now, 'LIMIT', 0, a.limit)
+local ended = {}
+for _, id in ipairs(due) do
+  local fields = redis.call('HMGET', session_key(id), 'status', 'waitUntil', 'waitReason')
+  if fields[1] then
+    local reason = fields[2] and number(fields[2]) <= a.now and fields[3] or 'timeout'
+    end_session(id, a.now, reason, a.retention)
+    table.insert(ended, id)
+    table.insert(ended, reason)
+  else
+    redis.call('ZREM', DEADLINES, id)
+  end
+end
+-- Entries that ended sessions left at the head of the list.
+for _ = 1, a.limit do
+  local head = redis.call('LINDEX', PENDING, 0)
+  if not head or redis.call('ZSCORE', ORDER, head) then break end
+  redis.call('LPOP', PENDING)
+end
+return { 'expired', ended }

@@ -1,0 +1,32 @@
+-- Reads a page of a user's sessions, newest first.
+-- ARGV: user, limit, status? (pending, active or ended), after? {created_at, id}, scan (entries to look at)
+-- Replies: page, [session..], created_at and id of the last entry looked at if there may be more, else '', ''
+-- Atomic, or: a session that moves between two reads is listed twice or never.
+local live_only = a.status == 'pending' or a.status == 'active'
+local index = live_only and user_live_key(a.user) or user_sessions_key(a.user)
+local from = given(a.after) and a.after.created_at or '+inf'
+local found, looked, offset = {}, 0, 0
+local last_score, last_id = '', ''
+while #found < a.limit and looked < a.scan do
+  local chunk = redis.call('ZREVRANGEBYSCORE', index, from, '-inf', 'WITHSCORES', 'LIMIT', offset, 100)
+  if #chunk == 0 then return { 'page', found, '', '' } end
+  for i = 1, #chunk, 2 do
+    local id, score = chunk[i], chunk[i + 1]
+    -- Of equal times the greater id comes first, and the page before ended with `after`.
+    local seen = given(a.after) and tonumber(score) == a.after.created_at and id >= a.after.id
+    if not seen then
+      if #found >= a.limit or looked >= a.scan then return { 'page', found, last_score, last_id } end
+      looked = looked + 1
+      last_score, last_id = score, id
+      local status = redis.call('HGET', session_key(id), 'status')
+      if not status then
+        redis.call('ZREM', index, id)
+        offset = offset - 1
+      elseif not given(a.status) or status == a.status then
+        table.insert(found, session(id))
+      end
+    end
+  end
+  offset = offset + 100
+end
+return { 'page', found, last_score, last_id }

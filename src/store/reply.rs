@@ -1,0 +1,151 @@
+//! Reading what a script answered: a word, and then what belongs to it, front to back.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::str::FromStr;
+
+use fred::types::Value as RedisValue;
+use serde_json::{Map, Value};
+
+use super::StoreError;
+use crate::session::Session;
+
+/// What the store keeps about a session and the API does not show as it is.
+#[derive(Debug, Clone)]
+pub struct Details {
+    /// How often it was claimed.
+    pub lease: u64,
+    /// Its browser's `/json/version`.
+    pub version: Map<String, Value>,
+}
+
+/// What is left to read of an answer.
+pub struct Reply(std::vec::IntoIter<RedisValue>);
+
+/// The fields of a hash.
+pub struct Fields(HashMap<String, String>);
+
+pub fn parse<T: FromStr<Err: Display>>(what: &str, text: &str) -> Result<T, StoreError> {
+    text.parse().map_err(|error| StoreError::Unexpected(format!("{what}: {error}")))
+}
+
+impl Reply {
+    pub fn new(value: RedisValue) -> Result<Self, StoreError> {
+        match value {
+            RedisValue::Array(values) => Ok(Self(values.into_iter())),
+            other => Err(StoreError::Unexpected(format!("{:?} where a list was expected", other.kind()))),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.len() == 0
+    }
+
+    fn next(&mut self) -> Result<RedisValue, StoreError> {
+        self.0.next().ok_or_else(|| StoreError::Unexpected("an answer that ends too early".to_owned()))
+    }
+
+    pub fn text(&mut self) -> Result<String, StoreError> {
+        let value = self.next()?;
+        let kind = value.kind();
+        value.into_string().ok_or_else(|| StoreError::Unexpected(format!("{kind:?} where a text was expected")))
+    }
+
+    /// The word an answer begins with.
+    pub fn word(&mut self) -> Result<String, StoreError> {
+        self.text()
+    }
+
+    pub fn number(&mut self) -> Result<u64, StoreError> {
+        let text = self.text()?;
+        parse("number", &text)
+    }
+
+    pub fn list(&mut self) -> Result<Reply, StoreError> {
+        Reply::new(self.next()?)
+    }
+
+    /// All that is left, as ids.
+    pub fn ids<T: FromStr<Err: Display>>(mut self) -> Result<Vec<T>, StoreError> {
+        let mut ids = Vec::with_capacity(self.0.len());
+        while !self.is_empty() {
+            ids.push(parse("id", &self.text()?)?);
+        }
+        Ok(ids)
+    }
+
+    /// All that is left, two by two.
+    pub fn pairs<A, B>(mut self, what: &str) -> Result<Vec<(A, B)>, StoreError>
+    where
+        A: FromStr<Err: Display>,
+        B: FromStr<Err: Display>,
+    {
+        let mut pairs = Vec::with_capacity(self.0.len() / 2);
+        while !self.is_empty() {
+            pairs.push((parse(what, &self.text()?)?, parse(what, &self.text()?)?));
+        }
+        Ok(pairs)
+    }
+
+    /// All that is left, as the fields of a hash.
+    pub fn fields(mut self) -> Result<Fields, StoreError> {
+        let mut fields = HashMap::with_capacity(self.0.len() / 2);
+        while !self.is_empty() {
+            fields.insert(self.text()?, self.text()?);
+        }
+        Ok(Fields(fields))
+    }
+
+    /// A session as `shared.lua` lays it out: fields, connections, place in the queue from 0.
+    pub fn session(&mut self) -> Result<(Session, Details), StoreError> {
+        let mut parts = self.list()?;
+        let mut fields = parts.list()?.fields()?;
+        let active_connections = parts.number()?;
+        let rank = match parts.next()? {
+            RedisValue::Null => None,
+            rank => rank.as_u64(),
+        };
+        let details = Details {
+            lease: fields.optional("lease")?.unwrap_or(0),
+            version: if fields.0.contains_key("version") { fields.object("version")? } else { Map::new() },
+        };
+        let session = Session {
+            id: fields.parse("sessionId")?,
+            user_id: fields.parse("userId")?,
+            status: fields.parse("status")?,
+            created_at_ms: fields.parse("createdAt")?,
+            last_activity_ms: fields.parse("lastActivity")?,
+            expires_at_ms: fields.parse("expiresAt")?,
+            timeout_ms: fields.parse("timeout")?,
+            keep_alive: fields.text("keepAlive")? == "1",
+            browser_settings: fields.object("browserSettings")?,
+            user_metadata: fields.object("userMetadata")?,
+            container_id: fields.optional("containerId")?,
+            task_arn: fields.0.remove("taskArn"),
+            ready: fields.0.contains_key("ready"),
+            active_connections,
+            queue_position: rank.map(|rank| rank + 1),
+            ended_at_ms: fields.optional("endedAt")?,
+            end_reason: fields.optional("endReason")?,
+        };
+        Ok((session, details))
+    }
+}
+
+impl Fields {
+    pub fn text(&self, name: &str) -> Result<&str, StoreError> {
+        self.0.get(name).map(String::as_str).ok_or_else(|| StoreError::Unexpected(format!("a hash without {name}")))
+    }
+
+    pub fn parse<T: FromStr<Err: Display>>(&self, name: &str) -> Result<T, StoreError> {
+        parse(name, self.text(name)?)
+    }
+
+    fn optional<T: FromStr<Err: Display>>(&self, name: &str) -> Result<Option<T>, StoreError> {
+        self.0.get(name).map(|text| parse(name, text)).transpose()
+    }
+
+    fn object(&self, name: &str) -> Result<Map<String, Value>, StoreError> {
+        serde_json::from_str(self.text(name)?).map_err(|error| StoreError::Unexpected(format!("{name}: {error}")))
+    }
+}

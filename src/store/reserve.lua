@@ -1,0 +1,12 @@
+-- Reserves containers to start, as many as are short at this moment.
+-- ARGV: now, containers (ids, at most that many), start_wait, policy (as in create)
+-- Replies: reserved, [id..]
+-- Atomic, or: two plans made from the same look would both start what one of them must.
+local reserved = {}
+local short = containers_short(a.policy)
+for _, id in ipairs(a.containers) do
+  if #reserved >= short then break end
+  redis.call('ZADD', STARTING, a.now + a.start_wait, id)
+  table.insert(reserved, id)
+end
+return { 'reserved', reserved }

@@ -1,0 +1,163 @@
+-- What several moves have in common; put in front of each script when it is loaded.
+--
+-- Every script is called with
+--   KEYS[1]  <prefix>pending-sessions: names the prefix, and on a cluster routes to the one slot that
+--            the prefix's hash tag stands for. All other keys are made from it.
+--   ARGV[1]  a JSON object with named arguments; times are milliseconds since the epoch, durations
+--            milliseconds. `now` is always one of them: a script never reads a clock.
+-- and replies with a word, followed by what belongs to it.
+
+local P = string.sub(KEYS[1], 1, -(string.len('pending-sessions') + 1))
+local a = cjson.decode(ARGV[1])
+
+local PENDING, ORDER = P .. 'pending-sessions', P .. 'pending-order'
+local DEADLINES, RETENTION = P .. 'session-deadlines', P .. 'session-retention'
+local CONTAINERS, STARTING, FLEET = P .. 'containers', P .. 'containers-starting', P .. 'fleet'
+local SERVERS = P .. 'servers'
+
+local function session_key(id) return P .. 'session:' .. id end
+local function connections_key(id) return P .. 'session:' .. id .. ':connections' end
+local function connection_key(id) return P .. 'connection:' .. id end
+local function container_key(id) return P .. 'container:' .. id end
+local function held_key(id) return P .. 'container:' .. id .. ':sessions' end
+local function server_key(id) return P .. 'server:' .. id .. ':connections' end
+local function user_sessions_key(id) return P .. 'user:' .. id .. ':sessions' end
+local function user_live_key(id) return P .. 'user:' .. id .. ':live' end
+
+local function number(text) return tonumber(text or 0) or 0 end
+
+local function publish(message) redis.call('PUBLISH', P .. 'events', message) end
+
+-- cjson reads JSON null as a value of its own, which Lua takes for true.
+local function given(value) return value ~= nil and value ~= cjson.null end
+
+-- What a session waits for beside its end: at most one thing at a time (a container, a browser, the
+-- first client, a client's return). When `at` passes, the session ends with `reason`.
+local function wait_for(id, at, reason)
+  local key = session_key(id)
+  local expires_at = number(redis.call('HGET', key, 'expiresAt'))
+  if at and at < expires_at then
+    redis.call('HSET', key, 'waitUntil', at, 'waitReason', reason)
+    redis.call('ZADD', DEADLINES, at, id)
+  else
+    redis.call('HDEL', key, 'waitUntil', 'waitReason')
+    redis.call('ZADD', DEADLINES, expires_at, id)
+  end
+end
+
+-- The session as the API shows it.
+local function session(id)
+  return {
+    redis.call('HGETALL', session_key(id)),
+    redis.call('SCARD', connections_key(id)),
+    redis.call('ZRANK', ORDER, id),
+  }
+end
+
+local function forget_connection(session_id, connection)
+  local key = connection_key(connection)
+  local server = redis.call('HGET', key, 'serverId')
+  if server then redis.call('SREM', server_key(server), connection) end
+  redis.call('DEL', key)
+  return redis.call('SREM', connections_key(session_id), connection) == 1
+end
+
+-- Frees the slot the session holds. `fleet` counts the slots of containers that take work.
+local function leave_container(id, container, now)
+  if redis.call('SREM', held_key(container), id) == 0 then return end
+  local key = container_key(container)
+  redis.call('HINCRBY', key, 'activeSessions', -1)
+  if redis.call('SCARD', held_key(container)) == 0 then redis.call('HSET', key, 'idleSince', now) end
+  if redis.call('HGET', key, 'draining') == '0' then redis.call('HINCRBY', FLEET, 'used', -1) end
+end
+
+local function end_session(id, now, reason, retention)
+  local key = session_key(id)
+  local fields = redis.call('HMGET', key, 'status', 'userId', 'containerId')
+  local user, container = fields[2], fields[3]
+  -- Its entry in the list stays behind and is skipped when it is popped: taking it out of the middle
+  -- would cost as much as the queue is long.
+  if fields[1] == 'pending' then redis.call('ZREM', ORDER, id) end
+  if container then leave_container(id, container, now) end
+  for _, connection in ipairs(redis.call('SMEMBERS', connections_key(id))) do
+    forget_connection(id, connection)
+  end
+  redis.call('ZREM', DEADLINES, id)
+  redis.call('ZREM', user_live_key(user), id)
+  if retention > 0 then
+    redis.call('HDEL', key, 'waitUntil', 'waitReason', 'cdpSecret', 'ready', 'reachedBy')
+    redis.call('HSET', key, 'status', 'ended', 'endedAt', now, 'endReason', reason)
+    redis.call('ZADD', RETENTION, now + retention, id)
+    -- Only in case nothing ever looks again: what is due is taken away by `purge`.
+    redis.call('PEXPIRE', key, retention + 3600000)
+  else
+    redis.call('DEL', key)
+    redis.call('ZREM', user_sessions_key(user), id)
+  end
+  publish('ended ' .. id .. ' ' .. reason .. ' ' .. (container or '-'))
+end
+
+-- The browser of this session is gone, and not by its own doing: whoever nobody has reached yet is
+-- served by another container, first of all; for the others it is the end.
+local function lose_session(id, now, queue_wait, max_leases, retention)
+  local key = session_key(id)
+  local fields = redis.call('HMGET', key, 'reachedBy', 'lease', 'containerId', 'queueSeq')
+  if fields[1] then
+    end_session(id, now, 'container_lost', retention)
+    return 'container_lost'
+  end
+  -- One that takes down every container it comes to must not go on for ever.
+  if number(fields[2]) >= max_leases then
+    end_session(id, now, 'failed_to_start', retention)
+    return 'failed_to_start'
+  end
+  leave_container(id, fields[3], now)
+  redis.call('HDEL', key, 'containerId', 'taskArn', 'ready', 'cdpSecret', 'version')
+  redis.call('HSET', key, 'status', 'pending')
+  redis.call('LPUSH', PENDING, id)
+  redis.call('ZADD', ORDER, redis.call('HINCRBY', FLEET, 'queueHead', -1), id)
+  wait_for(id, now + queue_wait, 'queue_timeout')
+  publish('requeued ' .. id)
+  return 'requeued'
+end
+
+-- Takes a container out of the registry. Returns a flat list of session, outcome.
+local function forget_container(id, now, queue_wait, max_leases, retention)
+  local key, outcomes = container_key(id), {}
+  -- The youngest goes to the head of the queue first, so that the oldest ends up there.
+  local held = redis.call('SMEMBERS', held_key(id))
+  local seq = {}
+  for _, sid in ipairs(held) do seq[sid] = number(redis.call('HGET', session_key(sid), 'queueSeq')) end
+  table.sort(held, function(x, y) return seq[x] > seq[y] end)
+  for _, sid in ipairs(held) do
+    table.insert(outcomes, sid)
+    table.insert(outcomes, lose_session(sid, now, queue_wait, max_leases, retention))
+  end
+  if redis.call('HGET', key, 'draining') == '0' then
+    redis.call('HINCRBY', FLEET, 'slots', -number(redis.call('HGET', key, 'maxSessions')))
+  end
+  redis.call('DEL', key, held_key(id))
+  redis.call('ZREM', CONTAINERS, id)
+  redis.call('ZREM', STARTING, id)
+  if redis.call('ZCARD', ORDER) > 0 then publish('pending') end
+  return outcomes
+end
+
+local function start_draining(id)
+  local key = container_key(id)
+  redis.call('HSET', key, 'draining', '1')
+  redis.call('HINCRBY', FLEET, 'slots', -number(redis.call('HGET', key, 'maxSessions')))
+  redis.call('HINCRBY', FLEET, 'used', -redis.call('SCARD', held_key(id)))
+end
+
+-- How many containers are to be started now: enough slots for all who wait and for `warm_slots` more,
+-- at least `min_containers`, never more than `max_containers`. src/scaling.rs has the same sum.
+local function containers_short(policy)
+  local per = policy.sessions_per_container
+  local starting, running = redis.call('ZCARD', STARTING), redis.call('ZCARD', CONTAINERS)
+  local fleet = redis.call('HMGET', FLEET, 'slots', 'used')
+  local wanted = redis.call('ZCARD', ORDER) + policy.warm_slots
+  local coming = number(fleet[1]) - number(fleet[2]) + starting * per
+  local short = math.max(math.ceil((wanted - coming) / per), policy.min_containers - starting - running)
+  return math.max(0, math.min(short, policy.max_containers - starting - running))
+end

@@ -1,0 +1,70 @@
+//! What can be seen of a running process: the log, one access line per request, and the request's id.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal as _;
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request};
+use axum::http::{HeaderName, HeaderValue};
+use axum::middleware::Next;
+use axum::response::Response;
+use tracing_subscriber::EnvFilter;
+
+use crate::error::ApiError;
+use crate::ids::SessionId;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// JSON lines for machines, compact ones for people.
+pub fn init(json: bool, filter: Option<&str>) {
+    let filter = EnvFilter::new(filter.unwrap_or("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let initialized = if json {
+        log.json().flatten_event(true).try_init()
+    } else {
+        log.compact().with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init()
+    };
+    // Somebody else's subscriber, in a test, is as good.
+    drop(initialized);
+}
+
+/// Gives the request an id, writes its access line, and gives a refusal its body.
+pub async fn observe(request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let request_id = request
+        .headers()
+        .get(&REQUEST_ID)
+        .and_then(|id| id.to_str().ok())
+        .filter(|id| (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic()))
+        .map_or_else(|| SessionId::random().as_str().replacen("ses_", "req_", 1), str::to_owned);
+    let method = request.method().clone();
+    // The route's pattern, never the path or query: those hold ids and tokens.
+    let route =
+        request.extensions().get::<MatchedPath>().map_or_else(|| "-".to_owned(), |path| path.as_str().to_owned());
+
+    let mut response = next.run(request).await;
+
+    let error = response.extensions_mut().remove::<ApiError>();
+    if let Some(error) = &error {
+        response = error.render(&request_id);
+    }
+    let status = response.status().as_u16();
+    let duration_ms = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX) as f64 / 1_000.0;
+    let code = error.as_ref().map(|error| error.code);
+    match error.as_ref().and_then(ApiError::cause) {
+        Some(cause) if status >= 500 => {
+            let mut chain = cause.to_string();
+            let mut next = cause.source();
+            while let Some(cause) = next {
+                let _ = write!(chain, ": {cause}");
+                next = cause.source();
+            }
+            tracing::error!(request.id = %request_id, %method, route, status, code, duration_ms, error = chain, "request");
+        }
+        _ => tracing::info!(request.id = %request_id, %method, route, status, code, duration_ms, "request"),
+    }
+    if let Ok(id) = HeaderValue::from_str(&request_id) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    response
+}

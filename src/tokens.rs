@@ -1,0 +1,258 @@
+//! Tokens: who may connect to which session, and which container may ask for work.
+//!
+//! A token is a JWT signed with HS256, encrypted as a JWE (`dir`, `A256GCM`), so that its holder can
+//! neither read nor change it. Both keys are derived by HKDF from one secret. Tokens are good until they
+//! expire, as often as they are shown: some clients open a second socket from inside the browser.
+
+use std::fmt;
+
+use aws_lc_rs::hkdf;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use josekit::jwe::{self, JweHeader};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ContainerId, SessionId, UserId};
+
+/// The shortest secret tokens may be made from, in bytes.
+pub const MIN_SECRET_BYTES: usize = 32;
+/// Longer texts are not looked at. Ours are about 500 characters.
+const MAX_TOKEN_BYTES: usize = 2_048;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// May drive one session.
+    Connect { session: SessionId, user: UserId },
+    /// May ask for work as one container.
+    Container(ContainerId),
+}
+
+/// Why a token is not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Not made here, not whole, or for something else.
+    #[error("the token is not valid")]
+    Invalid,
+    #[error("the token has expired")]
+    Expired,
+}
+
+/// A secret that is too short to make tokens from.
+#[derive(Debug, thiserror::Error)]
+#[error("must be at least {MIN_SECRET_BYTES} bytes long")]
+pub struct SecretTooShort;
+
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    role: Role,
+    sub: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    uid: Option<UserId>,
+    /// Seconds since the Unix epoch.
+    iat: u64,
+    exp: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Role {
+    Connect,
+    Container,
+}
+
+struct Keys {
+    sign: EncodingKey,
+    verify: DecodingKey,
+    encrypt: [u8; 32],
+}
+
+/// Mints and checks tokens. The first secret mints; all of them are accepted.
+pub struct Tokens {
+    keys: Vec<Keys>,
+    accept_signed: bool,
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokens").field("keys", &self.keys.len()).finish_non_exhaustive()
+    }
+}
+
+impl Tokens {
+    /// `accept_signed`: plain JWTs of the same secret, without encryption, are accepted too.
+    pub fn new<S: AsRef<[u8]>>(secrets: &[S], accept_signed: bool) -> Result<Self, SecretTooShort> {
+        let keys = secrets.iter().map(|secret| Keys::derive(secret.as_ref())).collect::<Result<Vec<_>, _>>()?;
+        if keys.is_empty() {
+            return Err(SecretTooShort);
+        }
+        Ok(Self { keys, accept_signed })
+    }
+
+    /// A token for `subject`, good until `expires_at_ms`.
+    pub fn mint(&self, subject: &Subject, now_ms: u64, expires_at_ms: u64) -> String {
+        let (role, sub, uid) = match subject {
+            Subject::Connect { session, user } => (Role::Connect, session.to_string(), Some(user.clone())),
+            Subject::Container(container) => (Role::Container, container.to_string(), None),
+        };
+        let claims = Claims { role, sub, uid, iat: now_ms / 1_000, exp: expires_at_ms.div_ceil(1_000) };
+        let keys = &self.keys[0];
+        let signed = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &keys.sign)
+            .expect("plain claims can be serialized and HMAC takes any key");
+        let mut header = JweHeader::new();
+        header.set_content_encryption("A256GCM");
+        header.set_content_type("JWT");
+        let encrypter = jwe::Dir.encrypter_from_bytes(keys.encrypt).expect("the key has the length of A256GCM's");
+        jwe::serialize_compact(signed.as_bytes(), &header, &encrypter).expect("the algorithms are fixed")
+    }
+
+    /// Whom the token speaks for.
+    pub fn verify(&self, token: &str, now_ms: u64) -> Result<Subject, TokenError> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(TokenError::Invalid);
+        }
+        let dots = token.bytes().filter(|b| *b == b'.').count();
+        let claims = match dots {
+            4 if is_our_envelope(token) => self.keys.iter().find_map(|keys| keys.open(token)),
+            2 if self.accept_signed => self.keys.iter().find_map(|keys| keys.check(token)),
+            _ => None,
+        }
+        .ok_or(TokenError::Invalid)?;
+        if claims.exp.saturating_mul(1_000) <= now_ms {
+            return Err(TokenError::Expired);
+        }
+        let subject = match claims.role {
+            Role::Connect => Subject::Connect {
+                session: claims.sub.parse().map_err(|_| TokenError::Invalid)?,
+                user: claims.uid.ok_or(TokenError::Invalid)?,
+            },
+            Role::Container => Subject::Container(claims.sub.parse().map_err(|_| TokenError::Invalid)?),
+        };
+        Ok(subject)
+    }
+}
+
+/// Exactly what we mint: our algorithms, nothing that would make the reader do more (compression, keys
+/// from the header), no encrypted key, and an IV and a tag of full length. The library hands OpenSSL a tag
+/// of whatever length it finds, and OpenSSL compares no more than it is given: one byte would do.
+fn is_our_envelope(token: &str) -> bool {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Envelope {
+        alg: String,
+        enc: String,
+        cty: String,
+    }
+    let parts: Vec<&str> = token.split('.').collect();
+    let &[header, "", iv, _, tag] = parts.as_slice() else { return false };
+    let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).ok();
+    let envelope = decode(header).and_then(|json| serde_json::from_slice::<Envelope>(&json).ok());
+    decode(iv).is_some_and(|iv| iv.len() == 12)
+        && decode(tag).is_some_and(|tag| tag.len() == 16)
+        && envelope.is_some_and(|envelope| envelope.alg == "dir" && envelope.enc == "A256GCM" && envelope.cty == "JWT")
+}
+
+impl Keys {
+    fn derive(secret: &[u8]) -> Result<Self, SecretTooShort> {
+        if secret.len() < MIN_SECRET_BYTES {
+            return Err(SecretTooShort);
+        }
+        let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, b"wallcrawler tokens");
+        let base = salt.extract(secret);
+        let expand = |purpose: &[u8]| {
+            let mut key = [0u8; 32];
+            base.expand(&[purpose], hkdf::HKDF_SHA256)
+                .and_then(|okm| okm.fill(&mut key))
+                .expect("one hash's length can always be expanded");
+            key
+        };
+        let sign = expand(b"sign HS256");
+        Ok(Self {
+            sign: EncodingKey::from_secret(&sign),
+            verify: DecodingKey::from_secret(&sign),
+            encrypt: expand(b"encrypt A256GCM"),
+        })
+    }
+
+    fn open(&self, token: &str) -> Option<Claims> {
+        let decrypter = jwe::Dir.decrypter_from_bytes(self.encrypt).ok()?;
+        let (signed, _) = jwe::deserialize_compact(token, &decrypter).ok()?;
+        self.check(std::str::from_utf8(&signed).ok()?)
+    }
+
+    fn check(&self, signed: &str) -> Option<Claims> {
+        let mut validation = Validation::new(Algorithm::HS256);
+        // Compared with the caller's `now`, not with the library's.
+        validation.validate_exp = false;
+        validation.required_spec_claims.clear();
+        jsonwebtoken::decode::<Claims>(signed, &self.verify, &validation).ok().map(|data| data.claims)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+    const NOW: u64 = 1_767_225_600_000;
+
+    fn subject() -> Subject {
+        Subject::Connect { session: SessionId::random(), user: "user_1".parse().expect("an id") }
+    }
+
+    #[test]
+    fn a_token_speaks_for_its_subject_until_it_expires() {
+        let tokens = Tokens::new(&[SECRET], false).expect("long enough");
+        for subject in [subject(), Subject::Container("my-laptop".parse().expect("an id"))] {
+            let token = tokens.mint(&subject, NOW, NOW + 60_000);
+            assert_eq!(tokens.verify(&token, NOW), Ok(subject.clone()));
+            assert_eq!(tokens.verify(&token, NOW + 59_999), Ok(subject));
+            assert_eq!(tokens.verify(&token, NOW + 60_000), Err(TokenError::Expired));
+            // It travels in a URL of at most 4,096 characters.
+            assert!(token.len() < 700, "{}", token.len());
+        }
+    }
+
+    #[test]
+    fn a_token_that_was_touched_anywhere_is_refused() {
+        let tokens = Tokens::new(&[SECRET], false).expect("long enough");
+        let token = tokens.mint(&subject(), NOW, NOW + 60_000);
+        for at in 0..token.len() {
+            let mut touched = token.clone().into_bytes();
+            touched[at] = if touched[at] == b'A' { b'B' } else { b'A' };
+            let touched = String::from_utf8(touched).expect("ascii");
+            assert_eq!(tokens.verify(&touched, NOW), Err(TokenError::Invalid), "at {at}");
+        }
+        for cut in 0..token.len() {
+            assert_eq!(tokens.verify(&token[..cut], NOW), Err(TokenError::Invalid), "cut at {cut}");
+        }
+        assert_eq!(tokens.verify(&"a".repeat(100_000), NOW), Err(TokenError::Invalid));
+    }
+
+    #[test]
+    fn only_encrypted_tokens_of_a_known_secret_are_accepted_unless_configured_otherwise() {
+        let tokens = Tokens::new(&[SECRET], false).expect("long enough");
+        let other = Tokens::new(&["another secret of thirty-two bytes"], false).expect("long enough");
+        let token = other.mint(&subject(), NOW, NOW + 60_000);
+        assert_eq!(tokens.verify(&token, NOW), Err(TokenError::Invalid));
+        let both = Tokens::new(&[SECRET, "another secret of thirty-two bytes"], false).expect("long enough");
+        assert!(both.verify(&token, NOW).is_ok());
+
+        let claims =
+            serde_json::json!({"role": "connect", "sub": "ses_1", "uid": "user_1", "iat": 1, "exp": 9_999_999_999u64});
+        let plain =
+            jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &tokens.keys[0].sign).expect("signed");
+        assert_eq!(tokens.verify(&plain, NOW), Err(TokenError::Invalid));
+        let lenient = Tokens::new(&[SECRET], true).expect("long enough");
+        assert!(lenient.verify(&plain, NOW).is_ok());
+        let unsigned =
+            format!("{}.{}.", URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#), plain.split('.').nth(1).expect("claims"));
+        assert_eq!(lenient.verify(&unsigned, NOW), Err(TokenError::Invalid));
+    }
+
+    #[test]
+    fn a_short_secret_is_refused() {
+        assert!(Tokens::new(&["0123456789abcdef0123456789abcde"], false).is_err());
+        assert!(Tokens::new::<&str>(&[], false).is_err());
+    }
+}

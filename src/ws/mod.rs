@@ -1,0 +1,4 @@
+//! Client connections, whatever carries them.
+
+#[cfg(feature = "native")]
+pub mod proxy;

@@ -1,0 +1,272 @@
+//! Native sockets: a client's upgrade is held until its session's browser answers, then the bytes of both
+//! sides are spliced together.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Query, Request, State};
+use axum::http::header::{HeaderName, HeaderValue};
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::{IntoResponse as _, Response};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
+use crate::app::App;
+use crate::auth::bearer;
+use crate::clock::now_ms;
+use crate::error::ApiError;
+use crate::ids::{ConnectionId, SessionId};
+use crate::lifecycle;
+use crate::protocol::CDP_SECRET_HEADER;
+use crate::routes::SessionPath;
+use crate::session::{EndReason, Session, SessionStatus};
+use crate::splice::{CloseFrame, SpliceOptions, splice};
+use crate::store::Connect;
+use crate::store::events::{SessionEvent, SessionWatch};
+use crate::store::reply::Details;
+use crate::tokens::{Subject, TokenError};
+use crate::upgrade::{self, Leg, Upgrade};
+
+/// How long a container may take to answer a dial.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Events can be lost, so a parked client's session is looked at this often all the same.
+const RECHECK: Duration = Duration::from_secs(2);
+/// How long to wait after a container could not be dialled.
+const REDIAL: Duration = Duration::from_millis(250);
+/// How much later than its time a session is looked at: the timer that ends it runs once a second.
+const OVERTIME: Duration = Duration::from_secs(3);
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ConnectQuery {
+    session_id: Option<SessionId>,
+    token: Option<String>,
+}
+
+/// `GET /cdp?sessionId=..&token=..`
+pub async fn connect_by_query(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
+    let named = query(request.uri())?.session_id;
+    let id = authorize(&app, request.uri(), request.headers(), named.as_ref())?;
+    connect(&app, id, request).await
+}
+
+/// `GET /sessions/{id}/ws?token=..`
+pub async fn connect_by_path(
+    State(app): State<App>,
+    SessionPath(id): SessionPath,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let id = authorize(&app, request.uri(), request.headers(), Some(&id))?;
+    connect(&app, id, request).await
+}
+
+/// `GET /sessions/{id}/json/version`: what `connectOverCDP("http://..")` asks first. Answers when the
+/// session's browser does, with a URL that leads back here.
+pub async fn discover(
+    State(app): State<App>,
+    SessionPath(id): SessionPath,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Json<Value>, ApiError> {
+    let id = authorize(&app, &uri, &headers, Some(&id))?;
+    let (session, details) = wait_until_ready(&app, &id).await?;
+    let subject = Subject::Connect { session: id.clone(), user: session.user_id };
+    let token = app.tokens.mint(&subject, now_ms(), session.expires_at_ms);
+    let mut version = details.version;
+    version.insert("webSocketDebuggerUrl".to_owned(), app.addresses.connect_url(&headers, &id, &token).into());
+    Ok(Json(version.into()))
+}
+
+fn query(uri: &Uri) -> Result<ConnectQuery, ApiError> {
+    Query::try_from_uri(uri)
+        .map(|Query(query)| query)
+        .map_err(|_| ApiError::invalid("sessionId and token: must each be given at most once, and be valid"))
+}
+
+/// The session that the token, in the query or in `Authorization: Bearer`, opens.
+fn authorize(app: &App, uri: &Uri, headers: &HeaderMap, named: Option<&SessionId>) -> Result<SessionId, ApiError> {
+    let query = query(uri)?;
+    let Some(token) = query.token.as_deref().or_else(|| bearer(headers)) else {
+        return Err(ApiError::unauthorized(
+            "missing_token",
+            "send the session's token as ?token= or Authorization: Bearer",
+        ));
+    };
+    match app.tokens.verify(token, now_ms())? {
+        Subject::Connect { session, .. } if named.is_none_or(|id| *id == session) => Ok(session),
+        Subject::Connect { .. } => Err(ApiError::session_not_found()),
+        Subject::Container(_) => Err(TokenError::Invalid.into()),
+    }
+}
+
+/// A connection that is entered in the store. It is taken out when this is dropped, whether the client
+/// went away while it was parked, the dial failed, or the last byte has been relayed.
+struct Entered {
+    app: App,
+    session: SessionId,
+    connection: ConnectionId,
+    reached: bool,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let (app, session, connection) = (self.app.clone(), self.session.clone(), self.connection.clone());
+        let reached = self.reached;
+        self.app.sockets.spawn(async move {
+            if let Err(error) = lifecycle::disconnect(&app, &session, &connection, reached).await {
+                // The session's own end takes it out.
+                tracing::warn!(
+                    session.id = %session, connection.id = %connection,
+                    error = &error as &dyn std::error::Error, "connection could not be taken out"
+                );
+            }
+        });
+    }
+}
+
+async fn connect(app: &App, id: SessionId, mut request: Request) -> Result<Response, ApiError> {
+    let upgrade = match Upgrade::from_request(&mut request) {
+        Ok(upgrade) => upgrade,
+        Err(refusal) => {
+            let error = ApiError::new(refusal.status(), "not_a_websocket", refusal.to_string());
+            return Ok((refusal.headers(), error).into_response());
+        }
+    };
+    let parked = Instant::now();
+    let mut watch = app.events.session(&id);
+    let (browser, entered, expires_at_ms) = reach(app, &id, &mut watch).await?;
+    tracing::info!(
+        session.id = %id, connection.id = %entered.connection,
+        duration_ms = u64::try_from(parked.elapsed().as_millis()).unwrap_or(u64::MAX), "client connected"
+    );
+    let (response, client) = upgrade.accept();
+    let app = app.clone();
+    app.clone().sockets.spawn(async move {
+        let client = match client.await {
+            Ok(client) => client,
+            // The client hung up before it read the answer.
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "upgrade failed");
+                return;
+            }
+        };
+        let close = closing(&app, &id, &mut watch, expires_at_ms);
+        let report = splice(client, browser, SpliceOptions::default(), close).await;
+        tracing::info!(
+            session.id = %id, connection.id = %entered.connection, bytes.to_client = report.bytes_to_client,
+            bytes.to_browser = report.bytes_to_browser, ended_by = ?report.ended_by, "client disconnected"
+        );
+        drop(entered);
+    });
+    Ok(response)
+}
+
+/// Waits until the session's browser can be dialled, and dials it.
+async fn reach(app: &App, id: &SessionId, watch: &mut SessionWatch) -> Result<(Leg, Entered, u64), ApiError> {
+    let deadline = Instant::now() + app.connect_wait;
+    loop {
+        let connection = ConnectionId::random();
+        let pause = match app.store.connect(id, &connection, &app.server_id, now_ms()).await? {
+            Connect::Ready { address, secret, expires_at_ms } => {
+                let mut entered = Entered { app: app.clone(), session: id.clone(), connection, reached: false };
+                match dial(&address, id, &secret).await {
+                    Ok(browser) => {
+                        entered.reached = true;
+                        return Ok((browser, entered, expires_at_ms));
+                    }
+                    // The container is about to be found lost, and the session to end or to be requeued.
+                    Err(error) => tracing::warn!(
+                        session.id = %id, error = &error as &dyn std::error::Error, "container could not be dialled"
+                    ),
+                }
+                REDIAL
+            }
+            Connect::Waiting => RECHECK,
+            Connect::Ended(reason) => return Err(gone(reason)),
+            Connect::Unknown => return Err(ApiError::session_not_found()),
+        };
+        wait(app, watch, pause, deadline).await?;
+    }
+}
+
+async fn dial(address: &str, id: &SessionId, secret: &str) -> Result<Leg, upgrade::DialError> {
+    let secret = HeaderValue::from_str(secret).unwrap_or_else(|_| HeaderValue::from_static(""));
+    let headers = [(HeaderName::from_static(CDP_SECRET_HEADER), secret)];
+    upgrade::dial(address, &format!("/sessions/{id}/cdp"), &headers, DIAL_TIMEOUT).await
+}
+
+async fn wait_until_ready(app: &App, id: &SessionId) -> Result<(Session, Details), ApiError> {
+    let deadline = Instant::now() + app.connect_wait;
+    let mut watch = app.events.session(id);
+    loop {
+        match app.store.get(id).await? {
+            None => return Err(ApiError::session_not_found()),
+            Some((session, details)) => match (session.end_reason, session.ready) {
+                (Some(reason), _) => return Err(gone(reason)),
+                (None, true) => return Ok((session, details)),
+                (None, false) => {}
+            },
+        }
+        wait(app, &mut watch, RECHECK, deadline).await?;
+    }
+}
+
+/// Parks until something happened, or may have.
+async fn wait(app: &App, watch: &mut SessionWatch, pause: Duration, deadline: Instant) -> Result<(), ApiError> {
+    let until = deadline.min(Instant::now() + pause);
+    tokio::select! {
+        // An end is read from the store, like everything else.
+        _ = timeout_at(until, watch.next()) => {}
+        () = app.stopping.cancelled() => {
+            return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "this server is about to end")
+                .retry_after_ms(1_000));
+        }
+    }
+    if Instant::now() >= deadline {
+        let message =
+            format!("no browser was ready within {} seconds; the session still waits", app.connect_wait.as_secs());
+        return Err(ApiError::new(StatusCode::GATEWAY_TIMEOUT, "session_not_ready", message).retry_after_ms(1_000));
+    }
+    Ok(())
+}
+
+fn gone(reason: EndReason) -> ApiError {
+    ApiError::new(StatusCode::GONE, "session_ended", format!("the session has ended: {}", reason.close_code().1))
+}
+
+/// Resolves when the session has ended, with what its clients are to be told; or when this server is to end.
+async fn closing(app: &App, id: &SessionId, watch: &mut SessionWatch, expires_at_ms: u64) -> CloseFrame {
+    let lifetime = Duration::from_millis(expires_at_ms.saturating_sub(now_ms())) + OVERTIME;
+    let mut look_at = Instant::now() + lifetime;
+    loop {
+        let event = tokio::select! {
+            event = watch.next() => event,
+            () = sleep_until(look_at) => SessionEvent::Look,
+            () = app.stopping.cancelled() => {
+                return CloseFrame { code: 1001, reason: Cow::Borrowed("the server is about to end: connect again") };
+            }
+        };
+        let reason = match event {
+            SessionEvent::Ended(reason) => reason,
+            SessionEvent::Ready | SessionEvent::Requeued => continue,
+            SessionEvent::Look => match app.store.get(id).await {
+                Ok(Some((session, _))) if session.status != SessionStatus::Ended => {
+                    look_at = Instant::now() + lifetime.max(OVERTIME);
+                    continue;
+                }
+                Ok(Some((session, _))) => session.end_reason.unwrap_or(EndReason::Timeout),
+                Ok(None) => EndReason::Timeout,
+                // Redis is away; the socket is not: go on, and look again.
+                Err(_) => {
+                    sleep(RECHECK).await;
+                    look_at = Instant::now();
+                    continue;
+                }
+            },
+        };
+        let (code, text) = reason.close_code();
+        return CloseFrame { code, reason: Cow::Borrowed(text) };
+    }
+}
