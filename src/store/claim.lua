@@ -38,7 +38,7 @@ redis.call('ZADD', CONTAINERS, a.now, a.container)
 
 -- What it runs and no longer holds is to end; what it holds and does not know of was handed out in an
 -- answer that never arrived, or ran in a process that has been replaced.
-local to_end, handed = {}, {}
+local to_end, to_lose, handed = {}, {}, {}
 for _, id in ipairs(reported) do
   if redis.call('SISMEMBER', held, id) == 0 then table.insert(to_end, id) end
 end
@@ -47,14 +47,15 @@ if given(a.reported) then
   for _, id in ipairs(reported) do known[id] = true end
   for _, id in ipairs(redis.call('SMEMBERS', held)) do
     if not known[id] then
-      if redis.call('HGET', session_key(id), 'ready') then
-        lose_session(id, a.now, a.queue_wait, a.max_leases, a.retention)
+      if redis.call('HEXISTS', session_key(id), 'ready') == 1 then
+        table.insert(to_lose, id)
       else
         table.insert(handed, session(id))
       end
     end
   end
 end
+lose_sessions(to_lose, a.now, a.queue_wait, a.max_leases, a.retention)
 
 local room = a.max - math.max(redis.call('SCARD', held), a.current + #handed)
 if draining then room = 0 end

@@ -5,7 +5,10 @@
 if not forget_connection(a.id, a.connection) then return { 'already' } end
 local key = session_key(a.id)
 local left = redis.call('SCARD', connections_key(a.id))
-if not a.reached and redis.call('HGET', key, 'reachedBy') == a.connection then
+if a.reached then
+  -- Somebody has been there, whatever becomes of the others.
+  redis.call('HSET', key, 'reachedBy', '*')
+elseif redis.call('HGET', key, 'reachedBy') == a.connection then
   local other = redis.call('SRANDMEMBER', connections_key(a.id))
   if other then redis.call('HSET', key, 'reachedBy', other) else redis.call('HDEL', key, 'reachedBy') end
 end

@@ -64,7 +64,7 @@ end
 
 -- Frees the slot the session holds. `fleet` counts the slots of containers that take work.
 local function leave_container(id, container, now)
-  if redis.call('SREM', held_key(container), id) == 0 then return end
+  redis.call('SREM', held_key(container), id)
   local key = container_key(container)
   redis.call('HINCRBY', key, 'activeSessions', -1)
   if redis.call('SCARD', held_key(container)) == 0 then redis.call('HSET', key, 'idleSince', now) end
@@ -121,20 +121,25 @@ local function lose_session(id, now, queue_wait, max_leases, retention)
   return 'requeued'
 end
 
--- Takes a container out of the registry. Returns a flat list of session, outcome.
-local function forget_container(id, now, queue_wait, max_leases, retention)
-  local key, outcomes = container_key(id), {}
-  -- The youngest goes to the head of the queue first, so that the oldest ends up there.
-  local held = redis.call('SMEMBERS', held_key(id))
-  local seq = {}
-  for _, sid in ipairs(held) do seq[sid] = number(redis.call('HGET', session_key(sid), 'queueSeq')) end
-  table.sort(held, function(x, y) return seq[x] > seq[y] end)
-  for _, sid in ipairs(held) do
-    table.insert(outcomes, sid)
-    table.insert(outcomes, lose_session(sid, now, queue_wait, max_leases, retention))
+-- Loses several, so that at the queue's head they stand in the order in which they were created. Returns a
+-- flat list of session, outcome.
+local function lose_sessions(ids, now, queue_wait, max_leases, retention)
+  local seq, outcomes = {}, {}
+  for _, id in ipairs(ids) do seq[id] = number(redis.call('HGET', session_key(id), 'queueSeq')) end
+  table.sort(ids, function(x, y) return seq[x] > seq[y] end)
+  for _, id in ipairs(ids) do
+    table.insert(outcomes, id)
+    table.insert(outcomes, lose_session(id, now, queue_wait, max_leases, retention))
   end
+  return outcomes
+end
+
+-- Takes a container out of the registry. Returns what became of its sessions.
+local function forget_container(id, now, queue_wait, max_leases, retention)
+  local key = container_key(id)
+  local outcomes = lose_sessions(redis.call('SMEMBERS', held_key(id)), now, queue_wait, max_leases, retention)
   if redis.call('HGET', key, 'draining') == '0' then
-    redis.call('HINCRBY', FLEET, 'slots', -number(redis.call('HGET', key, 'maxSessions')))
+    redis.call('HINCRBY', FLEET, 'slots', 0 - number(redis.call('HGET', key, 'maxSessions')))
   end
   redis.call('DEL', key, held_key(id))
   redis.call('ZREM', CONTAINERS, id)
@@ -146,8 +151,9 @@ end
 local function start_draining(id)
   local key = container_key(id)
   redis.call('HSET', key, 'draining', '1')
-  redis.call('HINCRBY', FLEET, 'slots', -number(redis.call('HGET', key, 'maxSessions')))
-  redis.call('HINCRBY', FLEET, 'used', -redis.call('SCARD', held_key(id)))
+  redis.call('HINCRBY', FLEET, 'slots', 0 - number(redis.call('HGET', key, 'maxSessions')))
+  -- Not `-x`: Lua has a negative zero, and Redis takes it for no integer.
+  redis.call('HINCRBY', FLEET, 'used', 0 - redis.call('SCARD', held_key(id)))
 end
 
 -- How many containers are to be started now: enough slots for all who wait and for `warm_slots` more,

@@ -1,0 +1,180 @@
+//! Reads a whole Redis and checks that everything in it fits together: every index agrees with what it
+//! indexes, every counter with what it counts, and no key is there that nothing accounts for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fred::prelude::Client as RedisClient;
+use fred::types::Value;
+
+use crate::world::redis_command;
+
+type Hash = BTreeMap<String, String>;
+
+/// All that one Redis holds, by key.
+#[derive(Debug, Default)]
+pub struct Contents {
+    pub hashes: BTreeMap<String, Hash>,
+    pub sets: BTreeMap<String, BTreeSet<String>>,
+    pub sorted: BTreeMap<String, Vec<(String, f64)>>,
+    pub lists: BTreeMap<String, Vec<String>>,
+    pub texts: BTreeSet<String>,
+}
+
+fn texts(value: Value) -> Vec<String> {
+    value.into_array().into_iter().map(|item| item.into_string().expect("a text")).collect()
+}
+
+fn pairs(value: Value) -> Vec<(String, String)> {
+    match value {
+        Value::Map(map) => map
+            .inner()
+            .into_iter()
+            .map(|(key, value)| (key.into_string().expect("a text"), value.into_string().expect("a text")))
+            .collect(),
+        other => {
+            let flat = texts(other);
+            flat.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect()
+        }
+    }
+}
+
+impl Contents {
+    pub async fn read(redis: &RedisClient) -> Self {
+        let mut contents = Self::default();
+        for key in texts(redis_command(redis, &["KEYS", "*"]).await) {
+            match redis_command(redis, &["TYPE", &key]).await.into_string().expect("a type").as_str() {
+                "hash" => {
+                    let hash = pairs(redis_command(redis, &["HGETALL", &key]).await).into_iter().collect();
+                    contents.hashes.insert(key, hash);
+                }
+                "set" => {
+                    let members = texts(redis_command(redis, &["SMEMBERS", &key]).await).into_iter().collect();
+                    contents.sets.insert(key, members);
+                }
+                "zset" => {
+                    let members = pairs(redis_command(redis, &["ZRANGE", &key, "0", "-1", "WITHSCORES"]).await);
+                    let members =
+                        members.into_iter().map(|(member, score)| (member, score.parse().expect("a score"))).collect();
+                    contents.sorted.insert(key, members);
+                }
+                "list" => {
+                    contents.lists.insert(key.clone(), texts(redis_command(redis, &["LRANGE", &key, "0", "-1"]).await));
+                }
+                "string" => {
+                    contents.texts.insert(key);
+                }
+                // It expired between the two questions.
+                "none" => {}
+                other => panic!("{key} is a {other}"),
+            }
+        }
+        contents
+    }
+
+    fn set(&self, key: &str) -> BTreeSet<String> {
+        self.sets.get(key).cloned().unwrap_or_default()
+    }
+
+    fn members(&self, key: &str) -> BTreeSet<String> {
+        self.sorted
+            .get(key)
+            .map(|members| members.iter().map(|(member, _)| member.clone()).collect())
+            .unwrap_or_default()
+    }
+
+    /// The sessions that wait, in the order in which they will be served.
+    pub fn queue(&self) -> Vec<String> {
+        self.sorted
+            .get("pending-order")
+            .map(|members| members.iter().map(|(member, _)| member.clone()).collect())
+            .unwrap_or_default()
+    }
+
+    pub fn sessions(&self) -> BTreeMap<String, &Hash> {
+        let is_session = |key: &str| key.strip_prefix("session:").filter(|id| !id.contains(':')).map(str::to_owned);
+        self.hashes.iter().filter_map(|(key, hash)| Some((is_session(key)?, hash))).collect()
+    }
+
+    /// Panics unless everything fits together.
+    pub fn check(&self) {
+        let mut accounted: BTreeSet<String> = ["fleet", "dev-jwe-secret"].map(str::to_owned).into();
+        let sessions = self.sessions();
+        let with_status = |status: &str| -> BTreeSet<String> {
+            sessions.iter().filter(|(_, hash)| hash["status"] == status).map(|(id, _)| id.clone()).collect()
+        };
+        let (pending, active, ended) = (with_status("pending"), with_status("active"), with_status("ended"));
+
+        // The queue: each pending session stands in the list once, in the order of the index.
+        assert_eq!(self.members("pending-order"), pending, "the queue's index");
+        let listed: Vec<String> = self
+            .lists
+            .get("pending-sessions")
+            .map(|list| list.iter().filter(|id| pending.contains(*id)).cloned().collect())
+            .unwrap_or_default();
+        assert_eq!(listed, self.queue(), "the queue's list and index");
+
+        let live: BTreeSet<String> = pending.union(&active).cloned().collect();
+        assert_eq!(self.members("session-deadlines"), live, "every live session has a deadline, and no other");
+        assert_eq!(self.members("session-retention"), ended, "every ended session will be forgotten");
+        let of_users = |suffix: &str| -> BTreeSet<String> {
+            let keys = self.sorted.keys().filter(|key| key.starts_with("user:") && key.ends_with(suffix));
+            keys.flat_map(|key| self.members(key)).collect()
+        };
+        assert_eq!(of_users(":live"), live, "the users' live sessions");
+        assert_eq!(of_users(":sessions"), sessions.keys().cloned().collect(), "the users' sessions");
+
+        let (mut slots, mut used) = (0, 0);
+        let mut held_by_any = BTreeSet::new();
+        for id in self.members("containers") {
+            let hash = &self.hashes[&format!("container:{id}")];
+            let held = self.set(&format!("container:{id}:sessions"));
+            assert_eq!(hash["activeSessions"], held.len().to_string(), "{id} counts its sessions");
+            if hash["draining"] == "0" {
+                slots += hash["maxSessions"].parse::<i64>().expect("a number");
+                used += i64::try_from(held.len()).expect("few");
+            }
+            for session in &held {
+                assert_eq!(sessions[session].get("containerId"), Some(&id), "{session} knows who holds it");
+                assert!(held_by_any.insert(session.clone()), "{session} is held twice");
+            }
+            accounted.extend([format!("container:{id}"), format!("container:{id}:sessions")]);
+        }
+        assert_eq!(held_by_any, active, "every active session is held, and no other");
+        let fleet = self.hashes.get("fleet").cloned().unwrap_or_default();
+        let count = |name: &str| fleet.get(name).map_or(0, |count| count.parse::<i64>().expect("a number"));
+        assert_eq!((count("slots"), count("used")), (slots, used), "the fleet's slots and used slots");
+
+        let mut connections = BTreeSet::new();
+        for id in &live {
+            for connection in self.set(&format!("session:{id}:connections")) {
+                let hash = &self.hashes[&format!("connection:{connection}")];
+                assert_eq!(&hash["sessionId"], id);
+                assert!(self.set(&format!("server:{}:connections", hash["serverId"])).contains(&connection));
+                accounted
+                    .extend([format!("connection:{connection}"), format!("server:{}:connections", hash["serverId"])]);
+                connections.insert(connection);
+            }
+            accounted.insert(format!("session:{id}:connections"));
+        }
+        let carried: BTreeSet<String> =
+            self.sets.iter().filter(|(key, _)| key.starts_with("server:")).flat_map(|(_, set)| set.clone()).collect();
+        assert_eq!(carried, connections, "the servers' connections");
+
+        accounted.extend(sessions.keys().map(|id| format!("session:{id}")));
+        accounted.extend(self.sorted.keys().filter(|key| key.starts_with("user:")).cloned());
+        accounted.extend(self.hashes.keys().filter(|key| key.starts_with("idempotency:")).cloned());
+        let indexes = ["pending-sessions", "pending-order", "session-deadlines", "session-retention", "containers"];
+        accounted.extend(indexes.map(str::to_owned));
+        accounted.extend(["containers-starting", "servers"].map(str::to_owned));
+        let all: BTreeSet<&String> = self
+            .hashes
+            .keys()
+            .chain(self.sets.keys())
+            .chain(self.sorted.keys())
+            .chain(self.lists.keys())
+            .chain(&self.texts)
+            .collect();
+        let stray: Vec<_> = all.into_iter().filter(|key| !accounted.contains(*key)).collect();
+        assert!(stray.is_empty(), "keys that nothing accounts for: {stray:?}");
+    }
+}

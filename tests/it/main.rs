@@ -1,0 +1,10 @@
+//! The control plane, tested through its doors, on a real Redis.
+
+mod audit;
+mod bad_input;
+mod model;
+mod outages;
+mod round_trips;
+mod sessions;
+mod sockets;
+mod world;

@@ -1,0 +1,609 @@
+//! The store's moves against a model of them, in every order; and against each other, at once.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config as ProptestConfig, TestRunner};
+use serde_json::Map;
+use tokio::sync::Mutex;
+use wallcrawler::container::FleetPolicy;
+use wallcrawler::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
+use wallcrawler::protocol::{ClaimRequest, ContainerPhase, ReadyRequest};
+use wallcrawler::session::{EndReason, NewSession, SessionStatus};
+use wallcrawler::store::{Connect, Created, Ended, EndedBy, Limits, Lost, Outcome, Store};
+
+use crate::audit::Contents;
+use crate::world::{Redis, redis_command};
+
+const START: u64 = 1_767_225_600_000;
+
+fn limits() -> Limits {
+    Limits {
+        max_pending: 1_000_000,
+        max_per_user: 0,
+        queue_wait_ms: 300_000,
+        browser_wait_ms: 60_000,
+        connect_wait_ms: 120_000,
+        grace_ms: 10_000,
+        retention_ms: 3_600_000,
+        max_leases: 3,
+    }
+}
+
+fn policy(max_containers: u64) -> FleetPolicy {
+    FleetPolicy {
+        sessions_per_container: 20,
+        warm_slots: 0,
+        min_containers: 0,
+        max_containers,
+        start_wait_ms: 30_000,
+        idle_ms: 60_000,
+        lost_after_ms: 15_000,
+        blind_after_ms: 5_000,
+    }
+}
+
+fn new_session(user: &str, keep_alive: bool) -> NewSession {
+    NewSession {
+        id: SessionId::random(),
+        user_id: user.parse().expect("an id"),
+        timeout_ms: 600_000,
+        keep_alive,
+        browser_settings: Map::new(),
+        user_metadata: Map::new(),
+    }
+}
+
+fn claim_request(container: &ContainerId, max: u32, held: &[SessionId]) -> ClaimRequest {
+    ClaimRequest {
+        container_id: container.clone(),
+        current_sessions: u32::try_from(held.len()).expect("few"),
+        max_sessions: max,
+        address: Some("127.0.0.1:9".to_owned()),
+        wait_seconds: 0,
+        session_ids: Some(held.to_vec()),
+        phase: ContainerPhase::Serving,
+        launched: false,
+        task_arn: None,
+    }
+}
+
+async fn create(store: &Store, user: &str) -> SessionId {
+    let new = new_session(user, false);
+    match store.create(&new, None, &limits(), &policy(0), START).await.expect("redis answers") {
+        Created::New { session, .. } => session.id,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_sessions_are_claimed_by_fifty_containers_each_once_and_in_order() {
+    let redis = Redis::start();
+    let store = Store::open(&redis.url(), "").expect("a store");
+    let mut order = Vec::new();
+    for _ in 0..10_000 {
+        order.push(create(&store, "user_1").await);
+    }
+    let place: BTreeMap<SessionId, usize> = order.iter().cloned().enumerate().map(|(place, id)| (id, place)).collect();
+    let place = Arc::new(place);
+
+    let claims = (0..50u32).map(|number| {
+        let (store, place) = (store.clone(), place.clone());
+        tokio::spawn(async move {
+            let container: ContainerId = format!("ctr-{number}").parse().expect("an id");
+            let mut held = Vec::new();
+            loop {
+                // Each asks for a few at a time, so that all of them meet at the queue's head again and again.
+                let room = u32::try_from(held.len()).expect("few") + 1 + number % 7;
+                let request = claim_request(&container, room, &held);
+                let claimed = store.claim(&request, &limits(), &policy(0), START).await.expect("redis answers");
+                let places: Vec<usize> = claimed.sessions.iter().map(|(session, _)| place[&session.id]).collect();
+                assert!(places.windows(2).all(|pair| pair[0] + 1 == pair[1]), "what one claim gets stood side by side");
+                if places.is_empty() {
+                    return held;
+                }
+                held.extend(claimed.sessions.into_iter().map(|(session, _)| session.id));
+                assert!(
+                    held.windows(2).all(|pair| place[&pair[0]] < place[&pair[1]]),
+                    "a later claim gets later sessions"
+                );
+            }
+        })
+    });
+    let mut all = Vec::new();
+    for claim in claims.collect::<Vec<_>>() {
+        all.extend(claim.await.expect("no panic"));
+    }
+    assert_eq!(all.len(), 10_000);
+    assert_eq!(all.into_iter().collect::<BTreeSet<_>>(), order.into_iter().collect());
+}
+
+/// Containers claim, are lost, and come back, all at once. Afterwards every session is held by exactly one
+/// container that lives, or waits, or has ended because it was lost too often.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_session_is_lost_or_doubled_while_containers_are_killed_at_random() {
+    let redis = Redis::start();
+    let store = Store::open(&redis.url(), "").expect("a store");
+    let mut limits = limits();
+    limits.max_leases = 1_000;
+    let limits = Arc::new(limits);
+    let mut created = BTreeSet::new();
+    for _ in 0..1_000 {
+        created.insert(create(&store, "user_1").await);
+    }
+    // What each container believes to hold. A killed one forgets.
+    let beliefs: Arc<Vec<Mutex<Vec<SessionId>>>> = Arc::new((0..50).map(|_| Mutex::default()).collect());
+    let id = |number: usize| -> ContainerId { format!("ctr-{number}").parse().expect("an id") };
+    let mut tasks = Vec::new();
+    for number in 0..50 {
+        let (store, limits, beliefs) = (store.clone(), limits.clone(), beliefs.clone());
+        tasks.push(tokio::spawn(async move {
+            for round in 0..40u32 {
+                let mut held = beliefs[number].lock().await;
+                let request = claim_request(&id(number), 30, &held);
+                let claimed = store.claim(&request, &limits, &policy(0), START).await.expect("redis answers");
+                held.retain(|session| !claimed.end.contains(session));
+                held.extend(claimed.sessions.into_iter().map(|(session, _)| session.id));
+                // Every third container dies every fourth round, in the middle of everything; half of the
+                // time it also loses the answer to its last claim.
+                if number % 3 == 0 && round % 4 == 3 {
+                    if round % 8 == 3 {
+                        held.clear();
+                    }
+                    store.lose_container(&id(number), None, &limits, START).await.expect("redis answers");
+                }
+                drop(held);
+                tokio::task::yield_now().await;
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.expect("no panic");
+    }
+    // One last heartbeat of each settles who holds what.
+    let mut held_by_any = BTreeSet::new();
+    for number in 0..50 {
+        let mut held = beliefs[number].lock().await;
+        let request = claim_request(&id(number), 30, &held);
+        let claimed = store.claim(&request, &limits, &policy(0), START).await.expect("redis answers");
+        held.retain(|session| !claimed.end.contains(session));
+        held.extend(claimed.sessions.into_iter().map(|(session, _)| session.id));
+        for session in held.iter() {
+            assert!(held_by_any.insert(session.clone()), "{session} is held twice");
+        }
+    }
+    let client = redis.client().await;
+    let contents = Contents::read(&client).await;
+    contents.check();
+    let waiting: BTreeSet<SessionId> = contents.queue().iter().map(|id| id.parse().expect("an id")).collect();
+    assert!(held_by_any.is_disjoint(&waiting));
+    assert_eq!(held_by_any.union(&waiting).cloned().collect::<BTreeSet<_>>(), created, "none is lost");
+}
+
+#[derive(Debug, Clone)]
+enum Move {
+    Create { user: u8, keep_alive: bool },
+    Claim { container: u8, max: u8, forgets: bool, draining: bool },
+    Ready { session: u8 },
+    Connect { session: u8 },
+    Disconnect { session: u8, reached: bool },
+    Release { session: u8 },
+    Ended { session: u8, stale: bool },
+    Lose { container: u8 },
+    Leave { container: u8 },
+    Drain { container: u8 },
+    LoseServer,
+    Pass { seconds: u16 },
+    Purge,
+}
+
+fn moves() -> impl Strategy<Value = Vec<Move>> {
+    let one = prop_oneof![
+        6 => (0..3u8, any::<bool>()).prop_map(|(user, keep_alive)| Move::Create { user, keep_alive }),
+        6 => (0..4u8, 1..5u8, proptest::bool::weighted(0.2), proptest::bool::weighted(0.1))
+            .prop_map(|(container, max, forgets, draining)| Move::Claim { container, max, forgets, draining }),
+        6 => any::<u8>().prop_map(|session| Move::Ready { session }),
+        5 => any::<u8>().prop_map(|session| Move::Connect { session }),
+        4 => (any::<u8>(), proptest::bool::weighted(0.8)).prop_map(|(session, reached)| Move::Disconnect { session, reached }),
+        2 => any::<u8>().prop_map(|session| Move::Release { session }),
+        2 => (any::<u8>(), proptest::bool::weighted(0.3)).prop_map(|(session, stale)| Move::Ended { session, stale }),
+        2 => (0..4u8).prop_map(|container| Move::Lose { container }),
+        1 => (0..4u8).prop_map(|container| Move::Leave { container }),
+        1 => (0..4u8).prop_map(|container| Move::Drain { container }),
+        1 => Just(Move::LoseServer),
+        3 => prop_oneof![1..20u16, 50..400u16].prop_map(|seconds| Move::Pass { seconds }),
+        1 => Just(Move::Purge),
+    ];
+    proptest::collection::vec(one, 1..60)
+}
+
+#[derive(Debug, Clone)]
+struct Expected {
+    id: SessionId,
+    user: UserId,
+    status: SessionStatus,
+    keep_alive: bool,
+    lease: u64,
+    container: Option<ContainerId>,
+    ready: bool,
+    reached_by: Option<ConnectionId>,
+    connections: BTreeSet<ConnectionId>,
+    wait: Option<(u64, EndReason)>,
+    expires_at: u64,
+    purge_at: u64,
+    reason: Option<EndReason>,
+}
+
+/// What the moves are meant to do, said again in the plainest way.
+#[derive(Debug, Default)]
+struct Model {
+    now: u64,
+    sessions: Vec<Expected>,
+    queue: VecDeque<usize>,
+    containers: BTreeMap<ContainerId, Vec<usize>>,
+    draining: BTreeSet<ContainerId>,
+    idle_since: BTreeMap<ContainerId, u64>,
+}
+
+impl Model {
+    fn wait_for(&mut self, index: usize, at: Option<u64>, reason: EndReason) {
+        let session = &mut self.sessions[index];
+        session.wait = at.filter(|at| *at < session.expires_at).map(|at| (at, reason));
+    }
+
+    fn leave_container(&mut self, index: usize) {
+        let container = self.sessions[index].container.clone();
+        if let Some((id, held)) = container.and_then(|id| Some((id.clone(), self.containers.get_mut(&id)?))) {
+            held.retain(|held| *held != index);
+            if held.is_empty() {
+                self.idle_since.insert(id, self.now);
+            }
+        }
+    }
+
+    fn end(&mut self, index: usize, reason: EndReason) {
+        self.queue.retain(|waiting| *waiting != index);
+        self.leave_container(index);
+        let purge_at = self.now + limits().retention_ms;
+        let session = &mut self.sessions[index];
+        session.status = SessionStatus::Ended;
+        session.reason = Some(reason);
+        session.ready = false;
+        session.wait = None;
+        session.connections.clear();
+        session.purge_at = purge_at;
+    }
+
+    fn lose_session(&mut self, index: usize) -> Outcome {
+        let session = &self.sessions[index];
+        if session.reached_by.is_some() {
+            self.end(index, EndReason::ContainerLost);
+            return Outcome::Ended(EndReason::ContainerLost);
+        }
+        if session.lease >= limits().max_leases {
+            self.end(index, EndReason::FailedToStart);
+            return Outcome::Ended(EndReason::FailedToStart);
+        }
+        self.leave_container(index);
+        let session = &mut self.sessions[index];
+        session.status = SessionStatus::Pending;
+        session.container = None;
+        session.ready = false;
+        self.queue.push_front(index);
+        let at = self.now + limits().queue_wait_ms;
+        self.wait_for(index, Some(at), EndReason::QueueTimeout);
+        Outcome::Requeued
+    }
+
+    fn lose(&mut self, container: &ContainerId) -> Option<BTreeMap<SessionId, Outcome>> {
+        let mut held = self.containers.get(container)?.clone();
+        // The one created first goes to the head of the queue last.
+        held.sort_unstable_by(|a, b| b.cmp(a));
+        let outcomes =
+            held.into_iter().map(|index| (self.sessions[index].id.clone(), self.lose_session(index))).collect();
+        self.containers.remove(container);
+        self.draining.remove(container);
+        self.idle_since.remove(container);
+        Some(outcomes)
+    }
+
+    fn pick(&self, session: u8) -> Option<usize> {
+        (!self.sessions.is_empty()).then(|| usize::from(session) % self.sessions.len())
+    }
+}
+
+async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move) {
+    let limits = limits();
+    let policy = policy(0);
+    let container_id = |number: u8| -> ContainerId { format!("ctr-{number}").parse().expect("an id") };
+    let now = model.now;
+    match step {
+        Move::Create { user, keep_alive } => {
+            let new = new_session(&format!("user_{user}"), *keep_alive);
+            let created = store.create(&new, None, &limits, &policy, now).await.expect("redis answers");
+            let Created::New { session, launch: None } = created else { panic!("{created:?}") };
+            model.queue.push_back(model.sessions.len());
+            assert_eq!(session.queue_position, Some(model.queue.len() as u64));
+            model.sessions.push(Expected {
+                id: new.id,
+                user: new.user_id,
+                status: SessionStatus::Pending,
+                keep_alive: *keep_alive,
+                lease: 0,
+                container: None,
+                ready: false,
+                reached_by: None,
+                connections: BTreeSet::new(),
+                wait: None,
+                expires_at: now + 600_000,
+                purge_at: u64::MAX,
+                reason: None,
+            });
+            model.wait_for(model.sessions.len() - 1, Some(now + limits.queue_wait_ms), EndReason::QueueTimeout);
+        }
+        Move::Claim { container, max, forgets, draining } => {
+            let id = container_id(*container);
+            let known: Vec<usize> =
+                if *forgets { Vec::new() } else { model.containers.get(&id).cloned().unwrap_or_default() };
+            let held: Vec<SessionId> = known.iter().map(|index| model.sessions[*index].id.clone()).collect();
+            let mut request = claim_request(&id, u32::from(*max), &held);
+            if *draining {
+                request.phase = ContainerPhase::Draining;
+                model.draining.insert(id.clone());
+            }
+            let claimed = store.claim(&request, &limits, &policy, now).await.expect("redis answers");
+            if !model.containers.contains_key(&id) {
+                model.containers.insert(id.clone(), Vec::new());
+                model.idle_since.insert(id.clone(), now);
+            }
+            let mut expected = BTreeSet::new();
+            let mut held_there = model.containers[&id].clone();
+            held_there.sort_unstable_by(|a, b| b.cmp(a));
+            for index in held_there {
+                if !known.contains(&index) {
+                    if model.sessions[index].ready {
+                        model.lose_session(index);
+                    } else {
+                        expected.insert((model.sessions[index].id.clone(), model.sessions[index].lease));
+                    }
+                }
+            }
+            let occupied = model.containers[&id].len().max(held.len() + expected.len());
+            let mut room = usize::from(*max).saturating_sub(occupied);
+            if model.draining.contains(&id) {
+                room = 0;
+            }
+            for _ in 0..room {
+                let Some(index) = model.queue.pop_front() else { break };
+                let session = &mut model.sessions[index];
+                session.status = SessionStatus::Active;
+                session.container = Some(id.clone());
+                session.lease += 1;
+                expected.insert((session.id.clone(), session.lease));
+                model.containers.get_mut(&id).expect("registered").push(index);
+                model.wait_for(index, Some(now + limits.browser_wait_ms), EndReason::FailedToStart);
+            }
+            assert_eq!(
+                claimed.sessions.into_iter().map(|(session, lease)| (session.id, lease)).collect::<BTreeSet<_>>(),
+                expected
+            );
+            assert_eq!(claimed.drain, model.draining.contains(&id));
+            assert!(claimed.end.is_empty());
+        }
+        Move::Ready { session } => {
+            let Some(index) = model.pick(*session) else { return };
+            let expected = model.sessions[index].clone();
+            let container = expected.container.clone().unwrap_or_else(|| container_id(0));
+            let report = ReadyRequest { lease: expected.lease, cdp_secret: "s".repeat(16), version: Map::new() };
+            let ready = store.ready(&expected.id, &container, &report, &limits, now).await.expect("redis answers");
+            assert_eq!(ready.is_some(), expected.status == SessionStatus::Active);
+            if ready.is_some() && !expected.ready {
+                model.sessions[index].ready = true;
+                let at = (!expected.keep_alive).then_some(now + limits.connect_wait_ms);
+                model.wait_for(index, at, EndReason::NeverConnected);
+            }
+        }
+        Move::Connect { session } => {
+            let Some(index) = model.pick(*session) else { return };
+            let connection = ConnectionId::random();
+            let id = model.sessions[index].id.clone();
+            let connect = store.connect(&id, &connection, server, now).await.expect("redis answers");
+            let expected = &mut model.sessions[index];
+            match connect {
+                Connect::Ready { .. } => {
+                    assert!(expected.ready && expected.status == SessionStatus::Active);
+                    expected.connections.insert(connection.clone());
+                    expected.reached_by.get_or_insert(connection);
+                    expected.wait = None;
+                }
+                Connect::Waiting => assert!(!expected.ready && expected.status != SessionStatus::Ended),
+                Connect::Ended(reason) => assert_eq!(Some(reason), expected.reason),
+                Connect::Unknown => assert!(expected.purge_at <= now),
+            }
+        }
+        Move::Disconnect { session, reached } => {
+            let Some(index) = model.pick(*session) else { return };
+            let Some(connection) = model.sessions[index].connections.first().cloned() else { return };
+            let id = model.sessions[index].id.clone();
+            store.disconnect(&id, &connection, *reached, &limits, now).await.expect("redis answers");
+            let expected = &mut model.sessions[index];
+            expected.connections.remove(&connection);
+            let only = expected.connections.is_empty();
+            if *reached {
+                expected.reached_by = Some(connection);
+            } else if expected.reached_by.as_ref() == Some(&connection) {
+                // Which of several others takes its place does not matter, and is not told.
+                expected.reached_by = expected.connections.first().cloned();
+            }
+            let was_reached = expected.reached_by.is_some();
+            if only && !expected.keep_alive {
+                let (at, reason) = if was_reached {
+                    (now + limits.grace_ms, EndReason::Disconnected)
+                } else {
+                    (now + limits.connect_wait_ms, EndReason::NeverConnected)
+                };
+                model.wait_for(index, Some(at), reason);
+            }
+        }
+        Move::Release { session } => {
+            let Some(index) = model.pick(*session) else { return };
+            let expected = model.sessions[index].clone();
+            let stranger: UserId = "user_stranger".parse().expect("an id");
+            let refused = store.end(&expected.id, EndedBy::Owner(&stranger), EndReason::Released, &limits, now).await;
+            assert!(matches!(refused, Ok(Ended::Unknown)));
+            let ended =
+                store.end(&expected.id, EndedBy::Owner(&expected.user), EndReason::Released, &limits, now).await;
+            match ended.expect("redis answers") {
+                Ended::Now(_) => {
+                    assert_ne!(expected.status, SessionStatus::Ended);
+                    model.end(index, EndReason::Released);
+                }
+                Ended::Already(session) => assert_eq!(session.end_reason, expected.reason),
+                Ended::Unknown => assert!(expected.purge_at <= now),
+            }
+        }
+        Move::Ended { session, stale } => {
+            let Some(index) = model.pick(*session) else { return };
+            let expected = model.sessions[index].clone();
+            let Some(container) = &expected.container else { return };
+            let lease = if *stale { expected.lease.wrapping_sub(1) } else { expected.lease };
+            let by = EndedBy::Holder { container, lease };
+            match store.end(&expected.id, by, EndReason::BrowserCrashed, &limits, now).await.expect("redis answers") {
+                Ended::Now(_) => {
+                    assert!(!stale && expected.status == SessionStatus::Active);
+                    model.end(index, EndReason::BrowserCrashed);
+                }
+                Ended::Already(_) => assert!(!stale && expected.status == SessionStatus::Ended),
+                Ended::Unknown => assert!(*stale || expected.purge_at <= now),
+            }
+        }
+        Move::Lose { container } => {
+            let id = container_id(*container);
+            let lost = store.lose_container(&id, None, &limits, now).await.expect("redis answers");
+            match model.lose(&id) {
+                Some(expected) => {
+                    let Lost::Now(outcomes) = lost else { panic!("{lost:?}") };
+                    assert_eq!(outcomes.into_iter().collect::<BTreeMap<_, _>>(), expected);
+                }
+                None => assert_eq!(lost, Lost::Unknown),
+            }
+        }
+        Move::Leave { container } => {
+            let id = container_id(*container);
+            let request = ClaimRequest { phase: ContainerPhase::Leaving, ..claim_request(&id, 1, &[]) };
+            store.claim(&request, &limits, &policy, now).await.expect("redis answers");
+            model.lose(&id);
+        }
+        Move::Drain { container } => {
+            let id = container_id(*container);
+            let drained = store.drain(&id, &policy, now).await.expect("redis answers");
+            if drained {
+                assert!(model.containers[&id].is_empty(), "a busy container is never drained");
+                assert!(model.idle_since[&id] + policy.idle_ms <= now);
+                assert!(model.draining.insert(id));
+            }
+        }
+        Move::LoseServer => {
+            loop {
+                match store.lose_server(server, None, 2, now).await.expect("redis answers") {
+                    Lost::Now(connections) if !connections.is_empty() => {
+                        for (connection, session) in connections {
+                            store.disconnect(&session, &connection, true, &limits, now).await.expect("redis answers");
+                        }
+                    }
+                    _ => break,
+                }
+            }
+            for index in 0..model.sessions.len() {
+                let session = &mut model.sessions[index];
+                if !session.connections.is_empty() {
+                    session.connections.clear();
+                    if !session.keep_alive {
+                        model.wait_for(index, Some(now + limits.grace_ms), EndReason::Disconnected);
+                    }
+                }
+            }
+        }
+        Move::Pass { seconds } => {
+            model.now += u64::from(*seconds) * 1_000;
+            let now = model.now;
+            let expired = store.expire(&limits, 1_000, now).await.expect("redis answers");
+            let mut expected = BTreeMap::new();
+            for index in 0..model.sessions.len() {
+                let session = model.sessions[index].clone();
+                if session.status == SessionStatus::Ended {
+                    continue;
+                }
+                let reason = match session.wait {
+                    Some((at, reason)) if at <= now => reason,
+                    _ if session.expires_at <= now => EndReason::Timeout,
+                    _ => continue,
+                };
+                expected.insert(session.id.clone(), reason);
+                model.end(index, reason);
+            }
+            assert_eq!(expired.into_iter().collect::<BTreeMap<_, _>>(), expected);
+        }
+        Move::Purge => {
+            store.purge(1_000, now).await.expect("redis answers");
+        }
+    }
+}
+
+/// Every sequence of moves leaves the store as the model says, and everything in it fits together.
+#[test]
+fn the_moves_do_what_the_model_says_in_any_order() {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let _context = runtime.enter();
+    let redis = Redis::start();
+    let store = Store::open(&redis.url(), "").expect("a store");
+    let client = runtime.block_on(redis.client());
+    let server = ServerId::random();
+    let mut runner = TestRunner::new(ProptestConfig { cases: 150, max_shrink_iters: 400, ..ProptestConfig::default() });
+    let outcome = runner.run(&moves(), |steps| {
+        runtime.block_on(async {
+            redis_command(&client, &["FLUSHDB"]).await;
+            let mut model = Model { now: START, ..Model::default() };
+            for step in &steps {
+                apply(&store, &server, &mut model, step).await;
+            }
+            let contents = Contents::read(&client).await;
+            contents.check();
+            let queue: Vec<String> = model.queue.iter().map(|index| model.sessions[*index].id.to_string()).collect();
+            assert_eq!(contents.queue(), queue);
+            for expected in &model.sessions {
+                match store.get(&expected.id).await.expect("redis answers") {
+                    Some((session, _)) => {
+                        assert_eq!(session.status, expected.status);
+                        assert_eq!(session.end_reason, expected.reason);
+                        assert_eq!(session.active_connections, expected.connections.len() as u64);
+                        if expected.status == SessionStatus::Active {
+                            assert_eq!(session.container_id, expected.container);
+                            assert_eq!(session.ready, expected.ready);
+                        }
+                    }
+                    None => assert!(expected.purge_at <= model.now),
+                }
+            }
+            // Let everything end, and be forgotten: nothing may be left but what belongs to nobody.
+            let end = model.now + 10_000_000;
+            for number in 0..4 {
+                let id: ContainerId = format!("ctr-{number}").parse().expect("an id");
+                store.lose_container(&id, None, &limits(), model.now).await.expect("redis answers");
+            }
+            store.expire(&limits(), 1_000, end).await.expect("redis answers");
+            store.purge(1_000, end + limits().retention_ms).await.expect("redis answers");
+            let _ = store.lose_server(&server, None, 1_000, end).await.expect("redis answers");
+            let left = Contents::read(&client).await;
+            assert_eq!(
+                left.hashes.keys().collect::<Vec<_>>(),
+                if left.hashes.is_empty() { vec![] } else { vec!["fleet"] }
+            );
+            assert!(left.sets.is_empty() && left.sorted.is_empty() && left.lists.is_empty(), "{left:?}");
+        });
+        Ok(())
+    });
+    outcome.unwrap_or_else(|failure| panic!("{failure}"));
+}
