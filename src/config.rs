@@ -8,6 +8,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::addresses::Addresses;
+#[cfg(feature = "agent")]
+use crate::agent::AgentConfig;
+#[cfg(feature = "agent")]
+use crate::agent::find::SearchPlaces;
 use crate::api_keys::ApiKeys;
 use crate::container::FleetPolicy;
 use crate::ids::ContainerId;
@@ -62,33 +66,6 @@ pub struct Config {
     pub tmp_dir: PathBuf,
     /// What child processes get of this environment.
     pub child_env: Vec<(String, String)>,
-}
-
-/// What `wallcrawler container` runs with.
-#[derive(Debug)]
-pub struct ContainerConfig {
-    pub container_id: ContainerId,
-    pub token: Secret,
-    pub api_endpoint: String,
-    pub max_sessions: u32,
-    pub warm_browsers: u32,
-    pub heartbeat: Duration,
-    pub bind: SocketAddr,
-    /// `host` or `host:port` at which proxies reach this container, if not found out by itself.
-    pub advertise: Option<String>,
-    pub browsers: BrowserPaths,
-    pub workdir: PathBuf,
-    pub launched: bool,
-    pub drain_timeout: Duration,
-}
-
-/// Where to look for browsers.
-#[derive(Debug, Clone, Default)]
-pub struct BrowserPaths {
-    pub chrome: Option<PathBuf>,
-    pub headless_shell: Option<PathBuf>,
-    pub path: Option<std::ffi::OsString>,
-    pub home: Option<PathBuf>,
 }
 
 /// All that is wrong with the environment.
@@ -360,31 +337,31 @@ const PASSED_ON: [&str; 12] = [
     "LOG_FORMAT",
 ];
 
-impl ContainerConfig {
+/// What `wallcrawler container` runs with.
+#[cfg(feature = "agent")]
+impl AgentConfig {
     pub fn from_env() -> Result<Self, Faults> {
         Self::read(&env)
     }
 
     pub fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, Faults> {
         let mut env = Reader { lookup, faults: Vec::new() };
-        let api_endpoint = env.url("API_ENDPOINT", &["http", "https"]);
-        let container_id = env.text("CONTAINER_ID").and_then(|id| {
+        let required = |env: &mut Reader<'_>, name: &str| {
+            let value = env.text(name);
+            if value.is_none() {
+                env.fault(name, "must be set");
+            }
+            value
+        };
+        let api_endpoint = required(&mut env, "API_ENDPOINT").and_then(|_| env.url("API_ENDPOINT", &["http", "https"]));
+        let container_id = required(&mut env, "CONTAINER_ID").and_then(|id| {
             let id = id.parse::<ContainerId>();
             if id.is_err() {
                 env.fault("CONTAINER_ID", "must be at most 64 letters, digits and . _ -");
             }
             id.ok()
         });
-        let token = env.text("CONTAINER_TOKEN").map(Secret);
-        for (name, missing) in [
-            ("API_ENDPOINT", api_endpoint.is_none() && env.text("API_ENDPOINT").is_none()),
-            ("CONTAINER_ID", container_id.is_none() && env.text("CONTAINER_ID").is_none()),
-            ("CONTAINER_TOKEN", token.is_none()),
-        ] {
-            if missing {
-                env.fault(name, "must be set");
-            }
-        }
+        let token = required(&mut env, "CONTAINER_TOKEN");
         let max_sessions = env.number("MAX_SESSIONS", 20, 1..=u64::from(MAX_SESSIONS_LIMIT));
         let warm_browsers = env.number("WARM_BROWSERS", 1, 0..=100);
         let heartbeat = Duration::from_secs(env.number("HEARTBEAT_SECONDS", 5, 1..=MAX_CLAIM_WAIT_SECONDS));
@@ -398,21 +375,14 @@ impl ContainerConfig {
         }
         let launched = env.flag("CONTAINER_LAUNCHED");
         let drain_timeout = env.seconds("DRAIN_SECONDS", 110.0, 3_600.0);
-        let workdir = env.text("CONTAINER_WORKDIR").map(PathBuf::from);
-        let tmp_dir = tmp_dir(&env);
-        let browsers = BrowserPaths {
-            chrome: env.text("CHROME_PATH").map(PathBuf::from),
-            headless_shell: env.text("CHROME_HEADLESS_SHELL_PATH").map(PathBuf::from),
-            path: env.text("PATH").map(Into::into),
-            home: env.text("HOME").map(PathBuf::from),
-        };
         let (Some(container_id), Some(token), Some(api_endpoint), true) =
             (container_id, token, api_endpoint, env.faults.is_empty())
         else {
             return Err(Faults(env.faults));
         };
-        Ok(ContainerConfig {
-            workdir: workdir.unwrap_or_else(|| tmp_dir.join("wallcrawler").join(container_id.as_str())),
+        let workdir = env.text("CONTAINER_WORKDIR").map(PathBuf::from);
+        Ok(AgentConfig {
+            workdir: workdir.unwrap_or_else(|| tmp_dir(&env).join("wallcrawler").join(container_id.as_str())),
             container_id,
             token,
             api_endpoint,
@@ -421,8 +391,11 @@ impl ContainerConfig {
             heartbeat,
             bind: SocketAddr::new(bind, port),
             advertise,
-            browsers,
+            chrome_path: env.text("CHROME_PATH").map(PathBuf::from),
+            headless_shell_path: env.text("CHROME_HEADLESS_SHELL_PATH").map(PathBuf::from),
+            search: SearchPlaces { path: env.text("PATH").map(Into::into), home: env.text("HOME").map(PathBuf::from) },
             launched,
+            task_arn: None,
             drain_timeout,
         })
     }
@@ -532,7 +505,7 @@ mod tests {
 
     #[test]
     fn a_container_says_all_that_it_misses() {
-        let faults = ContainerConfig::read(&|_| None).expect_err("nothing is set").0;
+        let faults = AgentConfig::read(&|_| None).expect_err("nothing is set").0;
         assert_eq!(faults, ["API_ENDPOINT must be set", "CONTAINER_ID must be set", "CONTAINER_TOKEN must be set"]);
         assert!(
             is_loopback_url("http://127.0.0.1:8080")

@@ -14,6 +14,8 @@
 //!   [`api_keys`], [`addresses`], [`config`], [`clock`].
 
 pub mod addresses;
+#[cfg(feature = "agent")]
+pub mod agent;
 pub mod api_keys;
 pub mod app;
 pub mod auth;
@@ -39,7 +41,6 @@ pub mod session;
 #[cfg(any(feature = "native", feature = "agent"))]
 pub mod splice;
 pub mod store;
-pub mod sweep;
 pub mod telemetry;
 pub mod tokens;
 #[cfg(any(feature = "native", feature = "agent"))]

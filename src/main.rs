@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
+use wallcrawler::agent::{self, AgentConfig};
 use wallcrawler::clock::now_ms;
-use wallcrawler::config::{self, Config, ContainerConfig, DEV_API_KEY};
+use wallcrawler::config::{self, Config, DEV_API_KEY};
 use wallcrawler::ids::ContainerId;
 use wallcrawler::lifecycle::CONTAINER_TOKEN_MS;
 use wallcrawler::server::Server;
@@ -27,7 +28,6 @@ fn main() -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         [] => run(serve()),
-        #[cfg(feature = "agent")]
         ["container"] => run(container()),
         ["token", "container", id] => token(id),
         ["help" | "--help" | "-h"] => {
@@ -113,11 +113,10 @@ fn welcome(url: &str) -> String {
     )
 }
 
-#[cfg(feature = "agent")]
 async fn container() -> anyhow::Result<()> {
-    let config = ContainerConfig::from_env()?;
+    let config = AgentConfig::from_env()?;
     let shutdown = stop_signal()?;
-    wallcrawler::agent::run(config.into(), shutdown).await?;
+    agent::run(config, shutdown).await?;
     Ok(())
 }
 

@@ -46,7 +46,7 @@ pub struct ClaimRequest {
     pub wait_seconds: u64,
     /// The sessions the container holds. With it a claim can be repeated safely: what an earlier answer
     /// handed out and the container never got is handed out again, and what it runs without holding
-    /// it any more comes back under `end`. A session stays listed until its end was reported.
+    /// it any more comes back under `end`. A session stays listed until its end was reported, or asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_ids: Option<Vec<SessionId>>,
     #[serde(default)]

@@ -57,6 +57,8 @@ impl LocalFleet {
         let mut command = Command::new(&self.options.program);
         // Nothing of this process's own environment: it holds secrets that containers must not have.
         command.arg("container").env_clear().envs(self.options.env.iter().cloned()).envs(spec.env());
+        // Asked to end, they are to end: who stops the server stops the browsers.
+        command.env("DRAIN_SECONDS", "0");
         command.env("CONTAINER_WORKDIR", &workdir).stdin(Stdio::null()).stdout(Stdio::null());
         // Ctrl-C in a terminal goes to the whole group; containers are ended by us, in order.
         command.process_group(0);
@@ -116,7 +118,7 @@ async fn watch(
         Err(error) => tracing::error!(container.id = %id, %error, "container's end cannot be read"),
     }
     // A container that was killed left its browsers and its files.
-    let swept = tokio::task::spawn_blocking(move || crate::sweep::sweep(&workdir)).await;
+    let swept = tokio::task::spawn_blocking(move || crate::agent::sweep::sweep(&workdir)).await;
     if swept.is_err() {
         tracing::error!(container.id = %id, "container's leftovers could not be swept");
     }

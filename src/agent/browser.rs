@@ -1,0 +1,272 @@
+//! One Chromium: a process group, a directory, and the port its DevTools listen on.
+//!
+//! Whoever holds a `Browser` holds the processes: when it is dropped they are killed and the directory is
+//! removed, so a future that is cancelled half-way through a launch leaves nothing behind.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, test_kill_process_group, waitpgid};
+use serde_json::{Map, Value};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, ChildStderr};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::devtools::{self, DevtoolsError};
+use super::flags::{Surroundings, command_line};
+use super::spawn::spawn;
+use crate::browser_settings::{BrowserSettings, DEFAULT_VIEWPORT};
+
+/// A browser that has not answered by then never will; on a crowded machine a start takes two seconds.
+const LAUNCH_DEADLINE: Duration = Duration::from_secs(20);
+/// How often it is looked whether a killed group is gone. The kernel tells nobody but a parent.
+const BURIAL_POLL: Duration = Duration::from_millis(5);
+const BURIAL_DEADLINE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    #[error("the browser's directory could not be made")]
+    Directory(#[source] io::Error),
+    #[error("the browser's program could not be started")]
+    Spawn(#[source] io::Error),
+    /// With the last lines it wrote to stderr.
+    #[error("the browser ended before it listened: {0}")]
+    Ended(String),
+    #[error("the browser did not answer within {} s", LAUNCH_DEADLINE.as_secs())]
+    Late,
+    #[error("the browser listens and does not answer")]
+    Devtools(#[from] DevtoolsError),
+}
+
+/// Which program, and whether it is the whole browser rather than the headless shell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    pub path: PathBuf,
+    pub full: bool,
+}
+
+/// Where a browser's DevTools listen, on 127.0.0.1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    pub port: u16,
+    /// `/devtools/browser/<uuid>`
+    pub path: String,
+}
+
+#[derive(Debug)]
+pub struct Browser {
+    group: Pid,
+    dir: PathBuf,
+    endpoint: Endpoint,
+    exit: watch::Receiver<Option<ExitStatus>>,
+    runtime: Handle,
+    buried: bool,
+}
+
+impl Browser {
+    /// Starts a browser and returns as soon as it answers and shows its first page, sized as asked.
+    ///
+    /// # Errors
+    /// Whatever kept it from answering; nothing is left of it then.
+    pub async fn launch(
+        program: &Program,
+        settings: &BrowserSettings,
+        workdir: &Path,
+        surroundings: Surroundings,
+    ) -> Result<Self, LaunchError> {
+        tokio::time::timeout(LAUNCH_DEADLINE, Self::start(program, settings, workdir, surroundings))
+            .await
+            .unwrap_or(Err(LaunchError::Late))
+    }
+
+    async fn start(
+        program: &Program,
+        settings: &BrowserSettings,
+        workdir: &Path,
+        surroundings: Surroundings,
+    ) -> Result<Self, LaunchError> {
+        let dir = workdir.join(format!("b-{}", super::random_hex(4)));
+        let line = command_line(program.full, settings, &dir.join("profile"), surroundings);
+        std::fs::create_dir(&dir).map_err(LaunchError::Directory)?;
+        let mut child = match spawn(&program.path, &line, &dir).await {
+            Ok(child) => child,
+            Err(error) => {
+                // It holds nothing yet.
+                let _ = std::fs::remove_dir_all(&dir);
+                return Err(LaunchError::Spawn(error));
+            }
+        };
+        let stderr = child.stderr.take().expect("stderr is piped");
+        let mut browser = Self::adopt(child, dir);
+        browser.endpoint = listening(stderr).await?;
+        let page = devtools::first_page(browser.endpoint.port).await?;
+        if program.full {
+            // Its window has a frame, whose size differs by platform and version; the page must measure
+            // what was asked for, so the window is sized from the inside.
+            let viewport = settings.viewport.unwrap_or(DEFAULT_VIEWPORT);
+            devtools::size_page(&browser.endpoint, &page, viewport).await?;
+        }
+        Ok(browser)
+    }
+
+    fn adopt(mut child: Child, dir: PathBuf) -> Self {
+        let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed())).expect("a child not yet waited for");
+        let (ended, exit) = watch::channel(None);
+        tokio::spawn(async move {
+            let status = child.wait().await;
+            // What the main process left behind serves nobody.
+            let _ = kill_process_group(group, Signal::KILL);
+            ended.send_replace(status.ok());
+        });
+        let endpoint = Endpoint { port: 0, path: String::new() };
+        Self { group, dir, endpoint, exit, runtime: Handle::current(), buried: false }
+    }
+
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The main process, leader of the group.
+    pub fn pid(&self) -> u32 {
+        self.group.as_raw_nonzero().get().cast_unsigned()
+    }
+
+    /// Chrome's own `/json/version`, without the address that holds only on this machine.
+    pub async fn version(&self) -> Result<Map<String, Value>, DevtoolsError> {
+        devtools::version(self.endpoint.port).await
+    }
+
+    /// Waits until it has ended by itself. `None` if the kernel would not say how.
+    pub fn exited(&self) -> impl Future<Output = Option<ExitStatus>> + Send + 'static {
+        let mut exit = self.exit.clone();
+        async move {
+            // An error means that the watching task is gone without a word: the child could not be waited for.
+            while exit.borrow_and_update().is_none() {
+                if exit.changed().await.is_err() {
+                    break;
+                }
+            }
+            *exit.borrow()
+        }
+    }
+
+    pub fn has_exited(&self) -> bool {
+        self.exit.borrow().is_some() || self.exit.has_changed().is_err()
+    }
+
+    /// Ends it at once, waits until no process is left, and removes its directory.
+    pub async fn kill(mut self) {
+        self.buried = true;
+        bury(self.group, self.dir.clone(), self.exit.clone()).await;
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        if !self.buried {
+            self.runtime.spawn(bury(self.group, std::mem::take(&mut self.dir), self.exit.clone()));
+        }
+    }
+}
+
+/// Kills what is left of a group and removes its directory once nobody writes to it any more.
+async fn bury(group: Pid, dir: PathBuf, mut exit: watch::Receiver<Option<ExitStatus>>) {
+    let deadline = tokio::time::Instant::now() + BURIAL_DEADLINE;
+    if exit.borrow().is_none() {
+        let _ = kill_process_group(group, Signal::KILL);
+        // Ended, or the watching task is gone: either way the main process has been waited for.
+        let _ = exit.changed().await;
+    }
+    loop {
+        // Grandchildren come to this process when it is their subreaper (or the container's first process),
+        // and stay zombies until they are waited for. Elsewhere init does it, and this answers "no child".
+        while matches!(waitpgid(group, WaitOptions::NOHANG), Ok(Some(_))) {}
+        let gone = test_kill_process_group(group).is_err();
+        if gone && remove(&dir) {
+            return;
+        }
+        if tokio::time::Instant::now() >= deadline {
+            tracing::warn!(browser.pid = group.as_raw_nonzero().get(), "something is left of a killed browser");
+            return;
+        }
+        tokio::time::sleep(BURIAL_POLL).await;
+    }
+}
+
+fn remove(dir: &Path) -> bool {
+    match std::fs::remove_dir_all(dir) {
+        Ok(()) => true,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+/// Reads stderr up to the line that names the endpoint, and leaves somebody behind who goes on reading:
+/// a full pipe would stop the browser.
+async fn listening(stderr: ChildStderr) -> Result<Endpoint, LaunchError> {
+    let mut stderr = BufReader::new(stderr);
+    let mut last = String::new();
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        // Bounded, because nothing else bounds what a browser calls a line.
+        let read = (&mut stderr).take(16_384).read_until(b'\n', &mut line).await.map_err(LaunchError::Spawn)?;
+        if read == 0 {
+            return Err(LaunchError::Ended(last));
+        }
+        let text = String::from_utf8_lossy(&line);
+        if let Some(endpoint) = parse_listening(&text) {
+            tokio::spawn(async move { tokio::io::copy_buf(&mut stderr, &mut tokio::io::sink()).await });
+            return Ok(endpoint);
+        }
+        if !text.trim().is_empty() {
+            text.trim().chars().take(300).collect::<String>().clone_into(&mut last);
+        }
+    }
+}
+
+fn parse_listening(line: &str) -> Option<Endpoint> {
+    let address = line.trim().strip_prefix("DevTools listening on ws://")?;
+    let (host, path) = address.split_at(address.find('/')?);
+    let port = host.rsplit_once(':')?.1.parse().ok()?;
+    Some(Endpoint { port, path: path.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_endpoint_is_read_from_the_line_that_names_it() {
+        assert_eq!(
+            parse_listening("DevTools listening on ws://127.0.0.1:4711/devtools/browser/ab-c\n"),
+            Some(Endpoint { port: 4711, path: "/devtools/browser/ab-c".into() })
+        );
+        for line in ["", "DevTools listening on ws://127.0.0.1:x/d", "[1:2:ERROR] DevTools listening", "DevTools"] {
+            assert_eq!(parse_listening(line), None, "{line}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_program_that_ends_without_listening_says_why_and_leaves_nothing() {
+        let dir = std::env::temp_dir().join(format!("wc-launch-{}", super::super::random_hex(8)));
+        std::fs::create_dir(&dir).expect("a fresh directory");
+        let script = dir.join("broken");
+        std::fs::write(&script, "#!/bin/sh\necho 'cannot open display' >&2\nexit 3\n").expect("written");
+        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("executable");
+        let program = Program { path: script.clone(), full: false };
+        let surroundings = Surroundings { root: true, closed_loopback: false };
+        let error =
+            Browser::launch(&program, &BrowserSettings::default(), &dir, surroundings).await.expect_err("no browser");
+        assert!(error.to_string().contains("cannot open display"), "{error}");
+        let deadline = std::time::Instant::now() + Duration::from_secs(5);
+        let left = || std::fs::read_dir(&dir).expect("readable").count() - 1;
+        while left() > 0 {
+            assert!(std::time::Instant::now() < deadline, "{} directories left", left());
+            tokio::task::yield_now().await;
+        }
+        std::fs::remove_dir_all(dir).expect("removed");
+    }
+}

@@ -1,0 +1,168 @@
+//! The little the agent itself says to a browser: is it there, which page does it show, and how large
+//! should that page be. Everything else is the client's conversation.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::Request;
+use hyper_util::rt::TokioIo;
+use serde_json::{Map, Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::browser::Endpoint;
+use super::relay::{Dialled, dial_chrome};
+use crate::browser_settings::Viewport;
+
+/// How often it is asked whether the first page is there: the port is open a few milliseconds earlier.
+const PAGE_POLL: Duration = Duration::from_millis(5);
+const MAX_ANSWER: usize = 1 << 20;
+
+#[derive(Debug, thiserror::Error)]
+pub enum DevtoolsError {
+    #[error("no connection to the browser's port")]
+    Io(#[from] io::Error),
+    #[error("the browser's port does not speak HTTP")]
+    Http(#[from] hyper::Error),
+    #[error("the browser's answer is not what DevTools answer: {0}")]
+    Answer(String),
+}
+
+/// Chrome's own `/json/version`, without the address that holds only on this machine.
+pub async fn version(port: u16) -> Result<Map<String, Value>, DevtoolsError> {
+    match get(port, "/json/version").await? {
+        Value::Object(mut version) => {
+            version.remove("webSocketDebuggerUrl");
+            Ok(version)
+        }
+        _ => Err(DevtoolsError::Answer("version is not an object".to_owned())),
+    }
+}
+
+/// The target id of the page the browser started with, once there is one.
+pub async fn first_page(port: u16) -> Result<String, DevtoolsError> {
+    loop {
+        let targets = get(port, "/json/list").await?;
+        let page = targets.as_array().into_iter().flatten().find(|target| target["type"] == "page");
+        if let Some(id) = page.and_then(|page| page["id"].as_str()) {
+            return Ok(id.to_owned());
+        }
+        tokio::time::sleep(PAGE_POLL).await;
+    }
+}
+
+/// Makes the page measure what was asked for, by sizing the window around it.
+pub async fn size_page(endpoint: &Endpoint, page: &str, viewport: Viewport) -> Result<(), DevtoolsError> {
+    // Any key will do: nobody here checks the answer to it, the peer is a child of this process.
+    let Dialled { mut stream, read_ahead, .. } = dial_chrome(endpoint, "d2FsbGNyYXdsZXItYWdlbnQ=").await?;
+    let mut unread = read_ahead.to_vec();
+    let window = call(&mut stream, &mut unread, 1, "Browser.getWindowForTarget", &json!({ "targetId": page })).await?;
+    let size = json!({ "windowId": window["windowId"], "width": viewport.width, "height": viewport.height });
+    call(&mut stream, &mut unread, 2, "Browser.setContentsSize", &size).await?;
+    Ok(())
+}
+
+async fn get(port: u16, path: &str) -> Result<Value, DevtoolsError> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    stream.set_nodelay(true)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let request = Request::get(path)
+        .header("host", format!("127.0.0.1:{port}"))
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| DevtoolsError::Answer(error.to_string()))?;
+    let exchange = async {
+        let answer = sender.send_request(request).await?;
+        // Let go of the connection, or driving it never ends.
+        drop(sender);
+        Limited::new(answer.into_body(), MAX_ANSWER)
+            .collect()
+            .await
+            .map_err(|error| DevtoolsError::Answer(error.to_string()))
+    };
+    let (body, _closed) = tokio::join!(exchange, connection);
+    serde_json::from_slice(&body?.to_bytes()).map_err(|error| DevtoolsError::Answer(error.to_string()))
+}
+
+/// One command and its result, over a socket on which nothing else is asked.
+async fn call(
+    stream: &mut TcpStream,
+    unread: &mut Vec<u8>,
+    id: u64,
+    method: &str,
+    params: &Value,
+) -> Result<Value, DevtoolsError> {
+    let command = json!({ "id": id, "method": method, "params": params }).to_string();
+    stream.write_all(&text_frame(command.as_bytes())).await?;
+    loop {
+        let message = read_frame(stream, unread).await?;
+        let Ok(mut answer) = serde_json::from_slice::<Value>(&message) else { continue };
+        if answer["id"] != id {
+            continue;
+        }
+        if let Some(error) = answer.get("error") {
+            return Err(DevtoolsError::Answer(format!("{method}: {}", error["message"])));
+        }
+        return Ok(answer["result"].take());
+    }
+}
+
+/// A client's frame: final, text, masked (RFC 6455, 5.2), with the mask that leaves the bytes as they are.
+fn text_frame(payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x81];
+    match u8::try_from(payload.len()) {
+        Ok(length) if length < 126 => frame.push(0x80 | length),
+        _ => {
+            let length = u16::try_from(payload.len()).expect("the agent's own commands are short");
+            frame.push(0x80 | 126);
+            frame.extend(length.to_be_bytes());
+        }
+    }
+    frame.extend([0; 4]);
+    frame.extend(payload);
+    frame
+}
+
+/// The payload of the next frame from Chrome, which neither masks nor fragments.
+async fn read_frame(stream: &mut TcpStream, unread: &mut Vec<u8>) -> Result<Vec<u8>, DevtoolsError> {
+    loop {
+        if let Some((header, length)) = frame_header(unread) {
+            if length > MAX_ANSWER {
+                return Err(DevtoolsError::Answer("a message of more than 1 MiB".to_owned()));
+            }
+            if unread.len() >= header + length {
+                let rest = unread.split_off(header + length);
+                let frame = std::mem::replace(unread, rest);
+                return Ok(frame[header..].to_vec());
+            }
+        }
+        if stream.read_buf(unread).await? == 0 {
+            return Err(DevtoolsError::Io(io::ErrorKind::UnexpectedEof.into()));
+        }
+    }
+}
+
+/// How long the header at the start of `bytes` is, and how long the payload after it.
+fn frame_header(bytes: &[u8]) -> Option<(usize, usize)> {
+    match *bytes.get(1)? {
+        126 => Some((4, usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?)))),
+        127 => Some((10, usize::try_from(u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?)).ok()?)),
+        length => Some((2, usize::from(length))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_header_is_read_once_it_is_complete() {
+        assert_eq!(frame_header(&[0x81]), None);
+        assert_eq!(frame_header(&[0x81, 5]), Some((2, 5)));
+        assert_eq!(frame_header(&[0x81, 126, 1]), None);
+        assert_eq!(frame_header(&[0x81, 126, 1, 0]), Some((4, 256)));
+        assert_eq!(frame_header(&[0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]), Some((10, 65_536)));
+        assert_eq!(text_frame(&[b'a'; 200])[..4], [0x81, 0xfe, 0, 200]);
+    }
+}

@@ -1,0 +1,252 @@
+//! `wallcrawler container`: the agent beside the browsers. It claims sessions, runs one Chromium for each,
+//! and lets the proxy through to it. It knows nothing of users, queues or Redis; it keeps no state that
+//! outlives its process.
+//!
+//! [`claim`](self) is the loop that talks to the control plane, `life` what happens to one session, `browser` one
+//! Chromium, `warm` those launched ahead, `relay` the listener, `sweep` what a killed agent left behind.
+
+mod address;
+mod api;
+mod browser;
+mod claim;
+mod devtools;
+pub mod find;
+mod flags;
+mod held;
+mod life;
+mod relay;
+mod spawn;
+pub mod sweep;
+mod warm;
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::spawn_blocking;
+
+use self::api::Api;
+use self::browser::{Browser, LaunchError, Program};
+use self::claim::ClaimLoop;
+use self::find::{Found, SearchPlaces};
+use self::flags::Surroundings;
+use self::held::Held;
+use self::relay::Routes;
+use self::warm::{Room, WarmPool};
+use crate::browser_settings::BrowserSettings;
+use crate::ids::ContainerId;
+
+/// What a container is told when it is started.
+#[derive(Clone)]
+pub struct AgentConfig {
+    pub container_id: ContainerId,
+    pub token: String,
+    /// `http(s)://host:port`
+    pub api_endpoint: String,
+    pub max_sessions: u32,
+    /// How many browsers are launched ahead.
+    pub warm_browsers: u32,
+    /// How long a claim waits at the server, and so how often one goes out. Whole seconds, at least one.
+    pub heartbeat: Duration,
+    /// Where the proxy is listened for; port 0 takes any.
+    pub bind: SocketAddr,
+    /// `host` or `host:port` under which the proxy reaches that listener; `None` finds out.
+    pub advertise: Option<String>,
+    pub chrome_path: Option<PathBuf>,
+    pub headless_shell_path: Option<PathBuf>,
+    /// Where browsers are looked for that no path was given to.
+    pub search: SearchPlaces,
+    /// Everything this container puts on disk is in here. It is removed at the end, and swept first when a
+    /// killed predecessor left it. No two agents may share one.
+    pub workdir: PathBuf,
+    /// Whether the control plane started this container.
+    pub launched: bool,
+    /// On a task nothing else is on the loopback interface, so pages are kept off it.
+    pub task_arn: Option<String>,
+    /// How long running sessions may go on after a shutdown was asked for.
+    pub drain_timeout: Duration,
+}
+
+impl fmt::Debug for AgentConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentConfig")
+            .field("container_id", &self.container_id)
+            .field("token", &"(redacted)")
+            .field("api_endpoint", &self.api_endpoint)
+            .field("max_sessions", &self.max_sessions)
+            .field("warm_browsers", &self.warm_browsers)
+            .field("heartbeat", &self.heartbeat)
+            .field("bind", &self.bind)
+            .field("advertise", &self.advertise)
+            .field("workdir", &self.workdir)
+            .field("launched", &self.launched)
+            .field("task_arn", &self.task_arn)
+            .field("drain_timeout", &self.drain_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a container ends other than by being drained.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error(transparent)]
+    Browsers(#[from] find::FindError),
+    #[error("the working directory {} cannot be used", path.display())]
+    Workdir { path: PathBuf, source: io::Error },
+    #[error("nothing can listen on {address}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("the control plane cannot be spoken to")]
+    Client(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the control plane refused the container's token (HTTP {0}): it is not valid there, or no longer")]
+    Refused(u16),
+    #[error("the control plane has not answered for two minutes")]
+    OutOfContact(#[source] api::ApiError),
+}
+
+/// What every session's task shares.
+pub(crate) struct Agent {
+    config: AgentConfig,
+    /// Under which the proxy reaches `routes`.
+    address: String,
+    api: Api,
+    browsers: Found,
+    surroundings: Surroundings,
+    held: Held,
+    routes: Routes,
+    warm: WarmPool,
+    draining: AtomicBool,
+}
+
+impl Agent {
+    async fn launch(&self, program: &Program, settings: &BrowserSettings) -> Result<Browser, LaunchError> {
+        Browser::launch(program, settings, &self.config.workdir, self.surroundings).await
+    }
+
+    fn start_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        self.warm.look_again();
+    }
+
+    async fn keep_warm(&self) {
+        let size = usize::try_from(self.config.warm_browsers).unwrap_or(usize::MAX);
+        let room = || Room {
+            free_slots: self.held.free_slots(),
+            starting: self.held.any_starting(),
+            draining: self.draining.load(Ordering::Relaxed),
+        };
+        let program = self.browsers.default_program();
+        let settings = BrowserSettings::default();
+        self.warm.keep(size, room, || self.launch(&program, &settings)).await;
+    }
+}
+
+/// Runs a container until `shutdown` resolves and it has drained, or until the control plane drains it.
+/// Nothing of it is left then: no process, no file.
+///
+/// # Errors
+/// When it cannot start, when the control plane refuses its token, or after two minutes without an answer.
+pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
+    let browsers = find::find(config.chrome_path.as_deref(), config.headless_shell_path.as_deref(), &config.search)?;
+    let api = Api::new(&config.api_endpoint, &config.token).map_err(AgentError::Client)?;
+    let unusable = |path: &PathBuf, source| AgentError::Workdir { path: path.clone(), source };
+    config.workdir = std::path::absolute(&config.workdir).map_err(|error| unusable(&config.workdir, error))?;
+    let listener =
+        TcpListener::bind(config.bind).await.map_err(|source| AgentError::Listen { address: config.bind, source })?;
+    let bound = listener.local_addr().map_err(|source| AgentError::Listen { address: config.bind, source })?;
+    let workdir = config.workdir.clone();
+    blocking(move || sweep::occupy(&workdir)).await.map_err(|error| unusable(&config.workdir, error))?;
+    prepare_process();
+
+    let agent = Arc::new(Agent {
+        address: address::advertised(config.advertise.as_deref(), bound, &config.api_endpoint),
+        api,
+        browsers,
+        surroundings: Surroundings {
+            root: rustix::process::geteuid().is_root(),
+            closed_loopback: config.task_arn.is_some(),
+        },
+        held: Held::new(config.max_sessions),
+        routes: Routes::default(),
+        warm: WarmPool::default(),
+        draining: AtomicBool::new(false),
+        config,
+    });
+    tracing::info!(
+        container.id = %agent.config.container_id,
+        address = agent.address,
+        max_sessions = agent.config.max_sessions,
+        browser = %agent.browsers.default_program().path.display(),
+        "the container is up"
+    );
+    let outcome = tokio::select! {
+        outcome = ClaimLoop::new(Arc::clone(&agent), shutdown).run() => outcome,
+        () = relay::serve(listener, agent.routes.clone()) => unreachable!("it serves for ever"),
+        () = agent.keep_warm() => unreachable!("it keeps them for ever"),
+    };
+    agent.warm.clear().await;
+    let workdir = agent.config.workdir.clone();
+    // For what a cancelled launch may just have started.
+    blocking(move || sweep::sweep(&workdir)).await;
+    tracing::info!(container.id = %agent.config.container_id, "the container is done");
+    outcome
+}
+
+/// What an agent asks of the kernel for its whole process.
+fn prepare_process() {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{DumpableBehavior, getpid, set_child_subreaper, set_dumpable_behavior};
+        // Orphaned children of a browser come here to be waited for, and do not stay zombies where the first
+        // process of a container is not an init.
+        let _ = set_child_subreaper(Some(getpid()));
+        // The environment holds the token, and a client can have its browser open file:///proc/<pid>/environ.
+        let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// Lower-case, two characters a byte, from the operating system's randomness.
+fn random_hex(bytes: usize) -> String {
+    let mut random = vec![0u8; bytes];
+    aws_lc_rs::rand::fill(&mut random).expect("the operating system has randomness");
+    random.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_token_is_not_in_what_is_printed() {
+        let config = AgentConfig {
+            container_id: ContainerId::random(),
+            token: "very-secret".into(),
+            api_endpoint: "http://127.0.0.1:1".into(),
+            max_sessions: 1,
+            warm_browsers: 0,
+            heartbeat: Duration::from_secs(1),
+            bind: "127.0.0.1:0".parse().expect("an address"),
+            advertise: None,
+            chrome_path: None,
+            headless_shell_path: None,
+            search: SearchPlaces::default(),
+            workdir: "/nowhere".into(),
+            launched: false,
+            task_arn: None,
+            drain_timeout: Duration::ZERO,
+        };
+        assert!(!format!("{config:?}").contains("very-secret"));
+    }
+}
