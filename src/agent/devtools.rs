@@ -18,6 +18,7 @@ use crate::browser_settings::Viewport;
 
 /// How often it is asked whether the first page is there: the port is open a few milliseconds earlier.
 const PAGE_POLL: Duration = Duration::from_millis(5);
+const SIZE_DEADLINE: Duration = Duration::from_secs(5);
 const MAX_ANSWER: usize = 1 << 20;
 
 #[derive(Debug, thiserror::Error)]
@@ -53,15 +54,33 @@ pub async fn first_page(port: u16) -> Result<String, DevtoolsError> {
     }
 }
 
-/// Makes the page measure what was asked for, by sizing the window around it.
+/// Makes the page measure what was asked for, by sizing the window around it, and waits until it does: a
+/// window that is still being laid out takes a size and loses it again.
+///
+/// A platform may have a smallest window; the session is then better served with another viewport than not.
 pub async fn size_page(endpoint: &Endpoint, page: &str, viewport: Viewport) -> Result<(), DevtoolsError> {
-    // Any key will do: nobody here checks the answer to it, the peer is a child of this process.
-    let Dialled { mut stream, read_ahead, .. } = dial_chrome(endpoint, "d2FsbGNyYXdsZXItYWdlbnQ=").await?;
-    let mut unread = read_ahead.to_vec();
-    let window = call(&mut stream, &mut unread, 1, "Browser.getWindowForTarget", &json!({ "targetId": page })).await?;
-    let size = json!({ "windowId": window["windowId"], "width": viewport.width, "height": viewport.height });
-    call(&mut stream, &mut unread, 2, "Browser.setContentsSize", &size).await?;
-    Ok(())
+    let sized = async {
+        let mut conversation = Conversation::open(endpoint).await?;
+        let target = json!({ "targetId": page, "flatten": true });
+        let window = conversation.call(None, "Browser.getWindowForTarget", &json!({ "targetId": page })).await?;
+        let attached = conversation.call(None, "Target.attachToTarget", &target).await?;
+        let session = attached["sessionId"].as_str().unwrap_or_default();
+        let wanted = json!([viewport.width, viewport.height]);
+        let question = json!({ "expression": "[innerWidth, innerHeight]", "returnByValue": true });
+        let size = json!({ "windowId": window["windowId"], "width": viewport.width, "height": viewport.height });
+        loop {
+            let answer = conversation.call(Some(session), "Runtime.evaluate", &question).await?;
+            if answer["result"]["value"] == wanted {
+                return Ok(());
+            }
+            conversation.call(None, "Browser.setContentsSize", &size).await?;
+            tokio::time::sleep(PAGE_POLL).await;
+        }
+    };
+    tokio::time::timeout(SIZE_DEADLINE, sized).await.unwrap_or_else(|_| {
+        tracing::warn!("the browser's window does not take the size that was asked for");
+        Ok(())
+    })
 }
 
 async fn get(port: u16, path: &str) -> Result<Value, DevtoolsError> {
@@ -85,26 +104,38 @@ async fn get(port: u16, path: &str) -> Result<Value, DevtoolsError> {
     serde_json::from_slice(&body?.to_bytes()).map_err(|error| DevtoolsError::Answer(error.to_string()))
 }
 
-/// One command and its result, over a socket on which nothing else is asked.
-async fn call(
-    stream: &mut TcpStream,
-    unread: &mut Vec<u8>,
-    id: u64,
-    method: &str,
-    params: &Value,
-) -> Result<Value, DevtoolsError> {
-    let command = json!({ "id": id, "method": method, "params": params }).to_string();
-    stream.write_all(&text_frame(command.as_bytes())).await?;
-    loop {
-        let message = read_frame(stream, unread).await?;
-        let Ok(mut answer) = serde_json::from_slice::<Value>(&message) else { continue };
-        if answer["id"] != id {
-            continue;
+/// A socket on which one command at a time is sent and answered.
+struct Conversation {
+    stream: TcpStream,
+    unread: Vec<u8>,
+    last_id: u64,
+}
+
+impl Conversation {
+    async fn open(endpoint: &Endpoint) -> Result<Self, DevtoolsError> {
+        // Any key will do: nobody here checks the answer to it, the peer is a child of this process.
+        let Dialled { stream, read_ahead, .. } = dial_chrome(endpoint, "d2FsbGNyYXdsZXItYWdlbnQ=").await?;
+        Ok(Self { stream, unread: read_ahead.to_vec(), last_id: 0 })
+    }
+
+    async fn call(&mut self, session: Option<&str>, method: &str, params: &Value) -> Result<Value, DevtoolsError> {
+        self.last_id += 1;
+        let mut command = json!({ "id": self.last_id, "method": method, "params": params });
+        if let Some(session) = session {
+            command["sessionId"] = session.into();
         }
-        if let Some(error) = answer.get("error") {
-            return Err(DevtoolsError::Answer(format!("{method}: {}", error["message"])));
+        self.stream.write_all(&text_frame(command.to_string().as_bytes())).await?;
+        loop {
+            let message = read_frame(&mut self.stream, &mut self.unread).await?;
+            let Ok(mut answer) = serde_json::from_slice::<Value>(&message) else { continue };
+            if answer["id"] != self.last_id {
+                continue;
+            }
+            if let Some(error) = answer.get("error") {
+                return Err(DevtoolsError::Answer(format!("{method}: {}", error["message"])));
+            }
+            return Ok(answer["result"].take());
         }
-        return Ok(answer["result"].take());
     }
 }
 
