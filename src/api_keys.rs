@@ -4,6 +4,7 @@ use std::fmt;
 
 use aws_lc_rs::{constant_time, digest};
 
+use crate::hex;
 use crate::ids::UserId;
 
 /// The API keys that are accepted, each only as its SHA-256.
@@ -36,7 +37,7 @@ impl ApiKeys {
         for (index, key) in keys.iter().enumerate() {
             let key = key.as_ref().trim();
             let sha256 = match key.strip_prefix("sha256:") {
-                Some(hex) => decode_hex(hex).filter(|hash| hash.len() == 32).ok_or(InvalidKey::NotAHash(index))?,
+                Some(hex) => hex::decode(hex).filter(|hash| hash.len() == 32).ok_or(InvalidKey::NotAHash(index))?,
                 None if key.is_empty() => return Err(InvalidKey::Empty(index)),
                 None => digest::digest(&digest::SHA256, key.as_bytes()).as_ref().to_vec(),
             };
@@ -62,18 +63,7 @@ impl ApiKeys {
 /// A hash of the key's hash: the id is shown and logged, and says nothing about either.
 fn user_of(sha256: &[u8]) -> UserId {
     let hash = digest::digest(&digest::SHA256, &[b"wallcrawler user ", sha256].concat());
-    format!("user_{}", encode_hex(&hash.as_ref()[..12])).parse().expect("hexadecimal digits make an id")
-}
-
-pub fn encode_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn decode_hex(text: &str) -> Option<Vec<u8>> {
-    if !text.len().is_multiple_of(2) || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return None;
-    }
-    text.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
+    format!("user_{}", hex::encode(&hash.as_ref()[..12])).parse().expect("hexadecimal digits make an id")
 }
 
 #[cfg(test)]
@@ -82,7 +72,7 @@ mod tests {
 
     #[test]
     fn a_key_and_its_hash_are_the_same_user_and_the_id_shows_neither() {
-        let hash = encode_hex(digest::digest(&digest::SHA256, b"wc_secret").as_ref());
+        let hash = hex::encode(digest::digest(&digest::SHA256, b"wc_secret").as_ref());
         let plain = ApiKeys::parse(&["other", "wc_secret"]).expect("valid");
         let hashed = ApiKeys::parse(&[format!("sha256:{hash}")]).expect("valid");
         let user = plain.user("wc_secret").expect("known");

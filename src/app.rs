@@ -8,10 +8,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::addresses::Addresses;
-use crate::api_keys::{ApiKeys, encode_hex};
+use crate::api_keys::ApiKeys;
 use crate::config::Config;
 use crate::container::FleetPolicy;
 use crate::fleet::Fleet;
+use crate::hex;
 use crate::ids::ServerId;
 use crate::store::events::Events;
 use crate::store::{Limits, Store, StoreError};
@@ -65,7 +66,7 @@ impl App {
         let secret = match config.jwe_secret {
             Some(secret) => secret.0,
             // One per Redis, so that a restart on the same Redis accepts the tokens it once gave out.
-            None => store.shared_value("dev-jwe-secret", &random_hex()).await?,
+            None => store.shared_value("dev-jwe-secret", &hex::random(32)).await?,
         };
         let mut addresses = config.addresses;
         if addresses.api_endpoint.is_empty() {
@@ -88,12 +89,6 @@ impl App {
             stopping: CancellationToken::new(),
         })))
     }
-}
-
-fn random_hex() -> String {
-    let mut bytes = [0u8; 32];
-    aws_lc_rs::rand::fill(&mut bytes).expect("the operating system has randomness");
-    encode_hex(&bytes)
 }
 
 impl Deref for App {

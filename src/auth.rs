@@ -32,9 +32,7 @@ pub fn bearer(headers: &HeaderMap) -> Option<&str> {
 fn api_key(headers: &HeaderMap) -> Option<&str> {
     ["x-api-key", "x-bb-api-key"]
         .into_iter()
-        .find_map(|name| headers.get(name)?.to_str().ok())
-        .map(str::trim)
-        .filter(|key| !key.is_empty())
+        .find_map(|name| headers.get(name)?.to_str().ok().map(str::trim).filter(|key| !key.is_empty()))
         .or_else(|| bearer(headers))
 }
 

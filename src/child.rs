@@ -1,25 +1,67 @@
-//! What std does not offer for child processes.
+//! Child processes: started by one thread that lives as long as the process, so that the kernel can be asked
+//! to end them with it.
+
+use std::io;
+use std::sync::{OnceLock, mpsc};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
-/// Has the kernel kill the child when this process ends, however it ends. Linux only: elsewhere leftovers
-/// are swept at the next start.
+struct Order {
+    command: Command,
+    /// Whose reactor watches the child.
+    runtime: Handle,
+    reply: oneshot::Sender<io::Result<Child>>,
+}
+
+/// The thread that forks. It waits on a channel whose sending end is a static: it ends with the process, never
+/// before.
+fn spawner() -> &'static mpsc::Sender<Order> {
+    static SPAWNER: OnceLock<mpsc::Sender<Order>> = OnceLock::new();
+    SPAWNER.get_or_init(|| {
+        let (orders, inbox) = mpsc::channel::<Order>();
+        std::thread::Builder::new()
+            .name("spawner".to_owned())
+            .spawn(move || {
+                for Order { mut command, runtime, reply } in inbox {
+                    let _in_runtime = runtime.enter();
+                    // Nobody waiting any more: the child is dropped, and `kill_on_drop` ends it.
+                    let _ = reply.send(command.spawn());
+                }
+            })
+            .expect("a thread can be started");
+        orders
+    })
+}
+
+/// Starts a child.
+pub async fn spawn(command: Command) -> io::Result<Child> {
+    let (reply, child) = oneshot::channel();
+    let gone = || io::Error::other("the spawning thread is gone");
+    spawner().send(Order { command, runtime: Handle::current(), reply }).map_err(|_| gone())?;
+    child.await.map_err(|_| gone())?
+}
+
+/// Has the kernel kill the child when this process ends, however it ends. Linux only: elsewhere what is left
+/// over is swept at the next start.
 ///
-/// The signal is bound to the *thread* that spawns the child (prctl(2), PR_SET_PDEATHSIG): spawn from
-/// one that lives as long as the process, as the runtime's own threads do and its blocking pool's do not.
+/// "This process" means the *thread* that forks (prctl(2), `PR_SET_PDEATHSIG`): a runtime's worker or blocking
+/// thread may end any time and would take its children along. Hence [`spawn`].
 #[cfg_attr(not(target_os = "linux"), allow(unused_variables))]
 pub fn die_with_parent(command: &mut Command) {
     #[cfg(target_os = "linux")]
     {
-        let parent = rustix::process::getpid();
-        // SAFETY: between fork and exec only async-signal-safe calls are made: two system calls.
+        use rustix::process::{getpid, getppid, set_parent_process_death_signal};
+        let parent = getpid();
+        // SAFETY: between fork and exec only async-signal-safe calls are made: two bare system calls.
         unsafe {
             command.pre_exec(move || {
-                rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-                // The parent may have ended before the line above took effect.
-                if rustix::process::getppid() != Some(parent) {
-                    return Err(std::io::Error::other("the parent process has ended"));
+                set_parent_process_death_signal(Some(Signal::KILL))?;
+                // The parent may have died before the signal was asked for; then nobody would send it.
+                if getppid() != Some(parent) {
+                    return Err(io::Error::from_raw_os_error(rustix::io::Errno::SRCH.raw_os_error()));
                 }
                 Ok(())
             });

@@ -8,13 +8,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::addresses::Addresses;
-#[cfg(feature = "agent")]
-use crate::agent::AgentConfig;
-#[cfg(feature = "agent")]
-use crate::agent::find::SearchPlaces;
 use crate::api_keys::ApiKeys;
 use crate::container::FleetPolicy;
-use crate::ids::ContainerId;
 use crate::protocol::{MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT, MISSED_HEARTBEATS};
 use crate::store::Limits;
 use crate::tokens::MIN_SECRET_BYTES;
@@ -74,22 +69,22 @@ pub struct Config {
 pub struct Faults(pub Vec<String>);
 
 /// The environment, read with all faults collected.
-struct Reader<'a> {
-    lookup: &'a dyn Fn(&str) -> Option<String>,
-    faults: Vec<String>,
+pub(crate) struct Reader<'a> {
+    pub(crate) lookup: &'a dyn Fn(&str) -> Option<String>,
+    pub(crate) faults: Vec<String>,
 }
 
 impl Reader<'_> {
     /// Blank counts as not set.
-    fn text(&self, name: &str) -> Option<String> {
+    pub(crate) fn text(&self, name: &str) -> Option<String> {
         (self.lookup)(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
     }
 
-    fn fault(&mut self, name: &str, message: impl fmt::Display) {
+    pub(crate) fn fault(&mut self, name: &str, message: impl fmt::Display) {
         self.faults.push(format!("{name} {message}"));
     }
 
-    fn parse<T: FromStr>(&mut self, name: &str, default: T, expected: &str) -> T {
+    pub(crate) fn parse<T: FromStr>(&mut self, name: &str, default: T, expected: &str) -> T {
         match self.text(name).map(|value| value.parse()) {
             None => default,
             Some(Ok(value)) => value,
@@ -100,7 +95,7 @@ impl Reader<'_> {
         }
     }
 
-    fn number(&mut self, name: &str, default: u64, range: std::ops::RangeInclusive<u64>) -> u64 {
+    pub(crate) fn number(&mut self, name: &str, default: u64, range: std::ops::RangeInclusive<u64>) -> u64 {
         let expected = format!("a whole number from {} to {}", range.start(), range.end());
         let value = self.parse(name, default, &expected);
         if !range.contains(&value) {
@@ -111,7 +106,7 @@ impl Reader<'_> {
     }
 
     /// Seconds, with decimals if need be.
-    fn seconds(&mut self, name: &str, default: f64, max: f64) -> Duration {
+    pub(crate) fn seconds(&mut self, name: &str, default: f64, max: f64) -> Duration {
         let expected = format!("a number of seconds from 0 to {max}");
         let value = self.parse(name, default, &expected);
         if !(0.0..=max).contains(&value) {
@@ -121,7 +116,7 @@ impl Reader<'_> {
         Duration::from_secs_f64(value)
     }
 
-    fn flag(&mut self, name: &str) -> bool {
+    pub(crate) fn flag(&mut self, name: &str) -> bool {
         match self.text(name).as_deref() {
             None | Some("false" | "0") => false,
             Some("true" | "1") => true,
@@ -133,7 +128,7 @@ impl Reader<'_> {
     }
 
     /// A base URL of one of these schemes, without a slash at its end.
-    fn url(&mut self, name: &str, schemes: &[&str]) -> Option<String> {
+    pub(crate) fn url(&mut self, name: &str, schemes: &[&str]) -> Option<String> {
         let value = self.text(name)?;
         let rest = schemes.iter().find_map(|scheme| value.strip_prefix(scheme)?.strip_prefix("://"));
         match rest {
@@ -157,7 +152,7 @@ impl Reader<'_> {
     }
 }
 
-fn is_host_and_path(rest: &str) -> bool {
+pub(crate) fn is_host_and_path(rest: &str) -> bool {
     !rest.is_empty()
         && !rest.starts_with('/')
         && rest.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'<' | b'>' | b'\\' | b'?' | b'#' | b'@'))
@@ -337,77 +332,7 @@ const PASSED_ON: [&str; 12] = [
     "LOG_FORMAT",
 ];
 
-/// What `wallcrawler container` runs with.
-#[cfg(feature = "agent")]
-impl AgentConfig {
-    pub fn from_env() -> Result<Self, Faults> {
-        Self::read(&env)
-    }
-
-    pub fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, Faults> {
-        let mut env = Reader { lookup, faults: Vec::new() };
-        let required = |env: &mut Reader<'_>, name: &str| {
-            let value = env.text(name);
-            if value.is_none() {
-                env.fault(name, "must be set");
-            }
-            value
-        };
-        let api_endpoint = required(&mut env, "API_ENDPOINT").and_then(|_| env.url("API_ENDPOINT", &["http", "https"]));
-        let container_id = required(&mut env, "CONTAINER_ID").and_then(|id| {
-            let id = id.parse::<ContainerId>();
-            if id.is_err() {
-                env.fault("CONTAINER_ID", "must be at most 64 letters, digits and . _ -");
-            }
-            id.ok()
-        });
-        let token = required(&mut env, "CONTAINER_TOKEN");
-        let max_sessions = env.number("MAX_SESSIONS", 20, 1..=u64::from(MAX_SESSIONS_LIMIT));
-        let warm_browsers = env.number("WARM_BROWSERS", 1, 0..=100);
-        let heartbeat = Duration::from_secs(env.number("HEARTBEAT_SECONDS", 5, 1..=MAX_CLAIM_WAIT_SECONDS));
-        let local = api_endpoint.as_deref().is_some_and(is_loopback_url);
-        let default_bind = IpAddr::from(if local { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED });
-        let bind = env.parse("BIND", default_bind, "an IP address");
-        let port = u16::try_from(env.number("PORT", 0, 0..=65_535)).unwrap_or(0);
-        let advertise = env.text("CONTAINER_ADDRESS");
-        if advertise.as_deref().is_some_and(|address| !is_host_and_path(address) || address.contains('/')) {
-            env.fault("CONTAINER_ADDRESS", "must be a host or host:port");
-        }
-        let launched = env.flag("CONTAINER_LAUNCHED");
-        let drain_timeout = env.seconds("DRAIN_SECONDS", 110.0, 3_600.0);
-        let (Some(container_id), Some(token), Some(api_endpoint), true) =
-            (container_id, token, api_endpoint, env.faults.is_empty())
-        else {
-            return Err(Faults(env.faults));
-        };
-        let workdir = env.text("CONTAINER_WORKDIR").map(PathBuf::from);
-        Ok(AgentConfig {
-            workdir: workdir.unwrap_or_else(|| tmp_dir(&env).join("wallcrawler").join(container_id.as_str())),
-            container_id,
-            token,
-            api_endpoint,
-            max_sessions: u32::try_from(max_sessions).unwrap_or(MAX_SESSIONS_LIMIT),
-            warm_browsers: u32::try_from(warm_browsers).unwrap_or(1),
-            heartbeat,
-            bind: SocketAddr::new(bind, port),
-            advertise,
-            chrome_path: env.text("CHROME_PATH").map(PathBuf::from),
-            headless_shell_path: env.text("CHROME_HEADLESS_SHELL_PATH").map(PathBuf::from),
-            search: SearchPlaces { path: env.text("PATH").map(Into::into), home: env.text("HOME").map(PathBuf::from) },
-            launched,
-            task_arn: None,
-            drain_timeout,
-        })
-    }
-}
-
-fn is_loopback_url(url: &str) -> bool {
-    let authority = url.split("://").nth(1).unwrap_or_default().split('/').next().unwrap_or_default();
-    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host).trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-fn tmp_dir(env: &Reader<'_>) -> PathBuf {
+pub(crate) fn tmp_dir(env: &Reader<'_>) -> PathBuf {
     env.text("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from)
 }
 
@@ -501,17 +426,5 @@ mod tests {
         ] {
             assert_eq!(redis_url(endpoint).as_deref(), url, "{endpoint}");
         }
-    }
-
-    #[test]
-    fn a_container_says_all_that_it_misses() {
-        let faults = AgentConfig::read(&|_| None).expect_err("nothing is set").0;
-        assert_eq!(faults, ["API_ENDPOINT must be set", "CONTAINER_ID must be set", "CONTAINER_TOKEN must be set"]);
-        assert!(
-            is_loopback_url("http://127.0.0.1:8080")
-                && is_loopback_url("http://localhost")
-                && is_loopback_url("http://[::1]:1")
-        );
-        assert!(!is_loopback_url("https://127.0.0.1.example.com"));
     }
 }

@@ -20,15 +20,17 @@ pub mod api_keys;
 pub mod app;
 pub mod auth;
 pub mod browser_settings;
+#[cfg(feature = "agent")]
 pub mod child;
 pub mod clock;
 pub mod config;
 pub mod container;
 pub mod error;
 pub mod fleet;
+pub mod hex;
 pub mod ids;
 pub mod lifecycle;
-#[cfg(feature = "native")]
+#[cfg(feature = "agent")]
 pub mod native;
 #[cfg(feature = "native")]
 pub mod private_redis;
@@ -38,11 +40,13 @@ pub mod scaling;
 #[cfg(feature = "native")]
 pub mod server;
 pub mod session;
-#[cfg(any(feature = "native", feature = "agent"))]
+#[cfg(feature = "native")]
 pub mod splice;
 pub mod store;
+#[cfg(feature = "agent")]
+pub mod sweep;
 pub mod telemetry;
 pub mod tokens;
-#[cfg(any(feature = "native", feature = "agent"))]
+#[cfg(feature = "agent")]
 pub mod upgrade;
 pub mod ws;

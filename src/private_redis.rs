@@ -46,7 +46,7 @@ impl PrivateRedis {
             .process_group(0)
             .kill_on_drop(true);
         crate::child::die_with_parent(&mut command);
-        let mut child = command.spawn().map_err(|error| match error.kind() {
+        let mut child = crate::child::spawn(command).await.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => PrivateRedisError::NotInstalled,
             _ => error.into(),
         })?;

@@ -15,7 +15,6 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::sweep;
 use crate::app::{App, BootError};
 use crate::clock::now_ms;
 use crate::config::{Config, TICK};
@@ -24,7 +23,7 @@ use crate::ids::ContainerId;
 use crate::native::{self, ServeOptions};
 use crate::private_redis::{PrivateRedis, PrivateRedisError};
 use crate::store::events::Events;
-use crate::{lifecycle, routes, scaling};
+use crate::{lifecycle, routes, scaling, sweep};
 
 /// How long open sockets get to say goodbye when the server ends.
 const SOCKETS_WAIT: Duration = Duration::from_secs(3);

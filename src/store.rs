@@ -210,7 +210,11 @@ fn builder(endpoint: &str) -> Result<Builder, StoreError> {
     let config = RedisConfig { fail_fast: false, ..RedisConfig::from_url(endpoint)? };
     let mut builder = Builder::from_config(config);
     builder
-        .with_performance_config(|performance| performance.default_command_timeout = COMMAND_TIMEOUT)
+        .with_performance_config(|performance| {
+            performance.default_command_timeout = COMMAND_TIMEOUT;
+            // A burst of sessions is a burst of events; one that is missed makes everybody look again.
+            performance.broadcast_channel_capacity = 8_192;
+        })
         .with_connection_config(|connection| {
             connection.connection_timeout = Duration::from_secs(2);
             connection.internal_command_timeout = Duration::from_secs(2);

@@ -5,20 +5,20 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, test_kill_process_group, waitpgid};
 use serde_json::{Map, Value};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::process::{Child, ChildStderr};
+use tokio::process::{Child, ChildStderr, Command};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::devtools::{self, DevtoolsError};
 use super::flags::{Surroundings, command_line};
-use super::spawn::spawn;
 use crate::browser_settings::{BrowserSettings, DEFAULT_VIEWPORT};
+use crate::{child, hex};
 
 /// A browser that has not answered by then never will; on a crowded machine a start takes two seconds.
 const LAUNCH_DEADLINE: Duration = Duration::from_secs(20);
@@ -56,6 +56,13 @@ pub struct Endpoint {
     pub path: String,
 }
 
+impl Endpoint {
+    /// DevTools listens on no other address, whatever it is told.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+}
+
 #[derive(Debug)]
 pub struct Browser {
     group: Pid,
@@ -88,10 +95,10 @@ impl Browser {
         workdir: &Path,
         surroundings: Surroundings,
     ) -> Result<Self, LaunchError> {
-        let dir = workdir.join(format!("b-{}", super::random_hex(4)));
+        let dir = workdir.join(format!("b-{}", hex::random(4)));
         let line = command_line(program.full, settings, &dir.join("profile"), surroundings);
         std::fs::create_dir(&dir).map_err(LaunchError::Directory)?;
-        let mut child = match spawn(&program.path, &line, &dir).await {
+        let mut child = match child::spawn(command(&program.path, &line, &dir)).await {
             Ok(child) => child,
             Err(error) => {
                 // It holds nothing yet.
@@ -234,6 +241,30 @@ fn parse_listening(line: &str) -> Option<Endpoint> {
     Some(Endpoint { port, path: path.to_owned() })
 }
 
+/// A browser's process: the leader of a group of its own, so that one signal reaches all of the browser and
+/// nothing else, in an environment made here: the agent's own holds its token.
+fn command(program: &Path, args: &[String], home: &Path) -> Command {
+    let mut command = Command::new(program);
+    command
+        .args(args)
+        .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .env("LANG", "C.UTF-8")
+        .env("HOME", home)
+        .current_dir(home)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true);
+    // A Unix socket's path holds 107 bytes, and Chromium appends 45 for the one it makes in here.
+    if home.as_os_str().len() <= 60 {
+        command.env("TMPDIR", home);
+    }
+    child::die_with_parent(&mut command);
+    command
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,7 +282,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_program_that_ends_without_listening_says_why_and_leaves_nothing() {
-        let dir = std::env::temp_dir().join(format!("wc-launch-{}", super::super::random_hex(8)));
+        let dir = std::env::temp_dir().join(format!("wc-launch-{}", hex::random(8)));
         std::fs::create_dir(&dir).expect("a fresh directory");
         let script = dir.join("broken");
         std::fs::write(&script, "#!/bin/sh\necho 'cannot open display' >&2\nexit 3\n").expect("written");

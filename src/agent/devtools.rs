@@ -5,16 +5,20 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{SinkExt as _, StreamExt as _};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::Request;
 use hyper_util::rt::TokioIo;
 use serde_json::{Map, Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::browser::Endpoint;
-use super::relay::{Dialled, dial_chrome};
+use super::relay::DIAL_TIMEOUT;
 use crate::browser_settings::Viewport;
+use crate::upgrade::{self, DialError, Leg};
 
 /// How often it is asked whether the first page is there: the port is open a few milliseconds earlier.
 const PAGE_POLL: Duration = Duration::from_millis(5);
@@ -27,6 +31,10 @@ pub enum DevtoolsError {
     Io(#[from] io::Error),
     #[error("the browser's port does not speak HTTP")]
     Http(#[from] hyper::Error),
+    #[error("the browser does not take a socket")]
+    Dial(#[from] DialError),
+    #[error("the browser's socket broke")]
+    Socket(#[from] tokio_tungstenite::tungstenite::Error),
     #[error("the browser's answer is not what DevTools answer: {0}")]
     Answer(String),
 }
@@ -106,16 +114,15 @@ async fn get(port: u16, path: &str) -> Result<Value, DevtoolsError> {
 
 /// A socket on which one command at a time is sent and answered.
 struct Conversation {
-    stream: TcpStream,
-    unread: Vec<u8>,
+    socket: WebSocketStream<TcpStream>,
     last_id: u64,
 }
 
 impl Conversation {
     async fn open(endpoint: &Endpoint) -> Result<Self, DevtoolsError> {
-        // Any key will do: nobody here checks the answer to it, the peer is a child of this process.
-        let Dialled { stream, read_ahead, .. } = dial_chrome(endpoint, "d2FsbGNyYXdsZXItYWdlbnQ=").await?;
-        Ok(Self { stream, unread: read_ahead.to_vec(), last_id: 0 })
+        let Leg { stream, read_ahead } = upgrade::dial(&endpoint.address(), &endpoint.path, &[], DIAL_TIMEOUT).await?;
+        let socket = WebSocketStream::from_partially_read(stream, read_ahead.to_vec(), Role::Client, None).await;
+        Ok(Self { socket, last_id: 0 })
     }
 
     async fn call(&mut self, session: Option<&str>, method: &str, params: &Value) -> Result<Value, DevtoolsError> {
@@ -124,10 +131,9 @@ impl Conversation {
         if let Some(session) = session {
             command["sessionId"] = session.into();
         }
-        self.stream.write_all(&text_frame(command.to_string().as_bytes())).await?;
-        loop {
-            let message = read_frame(&mut self.stream, &mut self.unread).await?;
-            let Ok(mut answer) = serde_json::from_slice::<Value>(&message) else { continue };
+        self.socket.send(Message::text(command.to_string())).await?;
+        while let Some(message) = self.socket.next().await {
+            let Ok(mut answer) = serde_json::from_slice::<Value>(&message?.into_data()) else { continue };
             if answer["id"] != self.last_id {
                 continue;
             }
@@ -136,64 +142,6 @@ impl Conversation {
             }
             return Ok(answer["result"].take());
         }
-    }
-}
-
-/// A client's frame: final, text, masked (RFC 6455, 5.2), with the mask that leaves the bytes as they are.
-fn text_frame(payload: &[u8]) -> Vec<u8> {
-    let mut frame = vec![0x81];
-    match u8::try_from(payload.len()) {
-        Ok(length) if length < 126 => frame.push(0x80 | length),
-        _ => {
-            let length = u16::try_from(payload.len()).expect("the agent's own commands are short");
-            frame.push(0x80 | 126);
-            frame.extend(length.to_be_bytes());
-        }
-    }
-    frame.extend([0; 4]);
-    frame.extend(payload);
-    frame
-}
-
-/// The payload of the next frame from Chrome, which neither masks nor fragments.
-async fn read_frame(stream: &mut TcpStream, unread: &mut Vec<u8>) -> Result<Vec<u8>, DevtoolsError> {
-    loop {
-        if let Some((header, length)) = frame_header(unread) {
-            if length > MAX_ANSWER {
-                return Err(DevtoolsError::Answer("a message of more than 1 MiB".to_owned()));
-            }
-            if unread.len() >= header + length {
-                let rest = unread.split_off(header + length);
-                let frame = std::mem::replace(unread, rest);
-                return Ok(frame[header..].to_vec());
-            }
-        }
-        if stream.read_buf(unread).await? == 0 {
-            return Err(DevtoolsError::Io(io::ErrorKind::UnexpectedEof.into()));
-        }
-    }
-}
-
-/// How long the header at the start of `bytes` is, and how long the payload after it.
-fn frame_header(bytes: &[u8]) -> Option<(usize, usize)> {
-    match *bytes.get(1)? {
-        126 => Some((4, usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?)))),
-        127 => Some((10, usize::try_from(u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?)).ok()?)),
-        length => Some((2, usize::from(length))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_frame_header_is_read_once_it_is_complete() {
-        assert_eq!(frame_header(&[0x81]), None);
-        assert_eq!(frame_header(&[0x81, 5]), Some((2, 5)));
-        assert_eq!(frame_header(&[0x81, 126, 1]), None);
-        assert_eq!(frame_header(&[0x81, 126, 1, 0]), Some((4, 256)));
-        assert_eq!(frame_header(&[0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]), Some((10, 65_536)));
-        assert_eq!(text_frame(&[b'a'; 200])[..4], [0x81, 0xfe, 0, 200]);
+        Err(DevtoolsError::Io(io::ErrorKind::UnexpectedEof.into()))
     }
 }

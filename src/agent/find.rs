@@ -149,7 +149,7 @@ mod tests {
 
     impl Machine {
         fn new() -> Self {
-            let root = std::env::temp_dir().join(format!("wc-find-{}", super::super::random_hex(8)));
+            let root = std::env::temp_dir().join(format!("wc-find-{}", crate::hex::random(8)));
             std::fs::create_dir(&root).expect("a fresh directory");
             Self(root)
         }

@@ -11,6 +11,7 @@ use super::browser::{Browser, LaunchError, Program};
 use super::flags::needs_full_browser;
 use super::held::{Seat, Stop, silenced, stopped};
 use crate::browser_settings::BrowserSettings;
+use crate::hex;
 use crate::protocol::{ClaimedSession, EndedRequest, ReadyRequest};
 use crate::session::EndReason;
 
@@ -36,7 +37,7 @@ pub async fn live(agent: Arc<Agent>, claimed: ClaimedSession, mut seat: Seat, cl
     };
     let how = match started {
         Ok(browser) => {
-            let secret = super::random_hex(32);
+            let secret = hex::random(32);
             let open = agent.routes.open(seat.session().clone(), secret.clone(), browser.endpoint().clone());
             let how = tokio::select! {
                 stop = announce_and_watch(&agent, &seat, &browser, secret, claimed_at) => stop,

@@ -3,30 +3,26 @@
 //! outlives its process.
 //!
 //! [`claim`](self) is the loop that talks to the control plane, `life` what happens to one session, `browser` one
-//! Chromium, `warm` those launched ahead, `relay` the listener, `sweep` what a killed agent left behind.
+//! Chromium, `warm` those launched ahead, `relay` the listener.
 
 mod address;
 mod api;
 mod browser;
 mod claim;
+mod config;
 mod devtools;
 pub mod find;
 mod flags;
 mod held;
 mod life;
 mod relay;
-mod spawn;
-pub mod sweep;
 mod warm;
 
-use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::spawn_blocking;
@@ -34,63 +30,14 @@ use tokio::task::spawn_blocking;
 use self::api::Api;
 use self::browser::{Browser, LaunchError, Program};
 use self::claim::ClaimLoop;
-use self::find::{Found, SearchPlaces};
+pub use self::config::AgentConfig;
+use self::find::Found;
 use self::flags::Surroundings;
 use self::held::Held;
 use self::relay::Routes;
 use self::warm::{Room, WarmPool};
 use crate::browser_settings::BrowserSettings;
-use crate::ids::ContainerId;
-
-/// What a container is told when it is started.
-#[derive(Clone)]
-pub struct AgentConfig {
-    pub container_id: ContainerId,
-    pub token: String,
-    /// `http(s)://host:port`
-    pub api_endpoint: String,
-    pub max_sessions: u32,
-    /// How many browsers are launched ahead.
-    pub warm_browsers: u32,
-    /// How long a claim waits at the server, and so how often one goes out. Whole seconds, at least one.
-    pub heartbeat: Duration,
-    /// Where the proxy is listened for; port 0 takes any.
-    pub bind: SocketAddr,
-    /// `host` or `host:port` under which the proxy reaches that listener; `None` finds out.
-    pub advertise: Option<String>,
-    pub chrome_path: Option<PathBuf>,
-    pub headless_shell_path: Option<PathBuf>,
-    /// Where browsers are looked for that no path was given to.
-    pub search: SearchPlaces,
-    /// Everything this container puts on disk is in here. It is removed at the end, and swept first when a
-    /// killed predecessor left it. No two agents may share one.
-    pub workdir: PathBuf,
-    /// Whether the control plane started this container.
-    pub launched: bool,
-    /// On a task nothing else is on the loopback interface, so pages are kept off it.
-    pub task_arn: Option<String>,
-    /// How long running sessions may go on after a shutdown was asked for.
-    pub drain_timeout: Duration,
-}
-
-impl fmt::Debug for AgentConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AgentConfig")
-            .field("container_id", &self.container_id)
-            .field("token", &"(redacted)")
-            .field("api_endpoint", &self.api_endpoint)
-            .field("max_sessions", &self.max_sessions)
-            .field("warm_browsers", &self.warm_browsers)
-            .field("heartbeat", &self.heartbeat)
-            .field("bind", &self.bind)
-            .field("advertise", &self.advertise)
-            .field("workdir", &self.workdir)
-            .field("launched", &self.launched)
-            .field("task_arn", &self.task_arn)
-            .field("drain_timeout", &self.drain_timeout)
-            .finish_non_exhaustive()
-    }
-}
+use crate::sweep;
 
 /// Why a container ends other than by being drained.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +47,7 @@ pub enum AgentError {
     #[error("the working directory {} cannot be used", path.display())]
     Workdir { path: PathBuf, source: io::Error },
     #[error("nothing can listen on {address}")]
-    Listen { address: SocketAddr, source: io::Error },
+    Listen { address: std::net::SocketAddr, source: io::Error },
     #[error("the control plane cannot be spoken to")]
     Client(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the control plane refused the container's token (HTTP {0}): it is not valid there, or no longer")]
@@ -186,7 +133,10 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
     );
     let outcome = tokio::select! {
         outcome = ClaimLoop::new(Arc::clone(&agent), shutdown).run() => outcome,
-        () = relay::serve(listener, agent.routes.clone()) => unreachable!("it serves for ever"),
+        served = relay::serve(listener, agent.routes.clone()) => match served {
+            Ok(()) => unreachable!("it serves for ever"),
+            Err(source) => Err(AgentError::Listen { address: bound, source }),
+        },
         () = agent.keep_warm() => unreachable!("it keeps them for ever"),
     };
     agent.warm.clear().await;
@@ -214,39 +164,5 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     match spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
-}
-
-/// Lower-case, two characters a byte, from the operating system's randomness.
-fn random_hex(bytes: usize) -> String {
-    let mut random = vec![0u8; bytes];
-    aws_lc_rs::rand::fill(&mut random).expect("the operating system has randomness");
-    random.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_token_is_not_in_what_is_printed() {
-        let config = AgentConfig {
-            container_id: ContainerId::random(),
-            token: "very-secret".into(),
-            api_endpoint: "http://127.0.0.1:1".into(),
-            max_sessions: 1,
-            warm_browsers: 0,
-            heartbeat: Duration::from_secs(1),
-            bind: "127.0.0.1:0".parse().expect("an address"),
-            advertise: None,
-            chrome_path: None,
-            headless_shell_path: None,
-            search: SearchPlaces::default(),
-            workdir: "/nowhere".into(),
-            launched: false,
-            task_arn: None,
-            drain_timeout: Duration::ZERO,
-        };
-        assert!(!format!("{config:?}").contains("very-secret"));
     }
 }

@@ -1,13 +1,15 @@
 //! Containers as child processes of this binary: what ECS tasks are in the cloud.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::io;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, TryFutureExt as _};
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
@@ -15,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::{Fleet, FleetError};
 use crate::container::LaunchSpec;
 use crate::ids::ContainerId;
+use crate::{child, sweep};
 
 /// How long a container that was asked to end may take before it is killed.
 const STOP_WAIT: Duration = Duration::from_secs(5);
@@ -48,12 +51,13 @@ impl LocalFleet {
         (Self { options, children: Arc::default(), exits, watchers: TaskTracker::new() }, exited)
     }
 
-    fn spawn(&self, spec: &LaunchSpec) -> std::io::Result<()> {
-        let mut children = self.children.lock().expect("not poisoned");
-        if children.contains_key(&spec.container_id) {
-            return Ok(());
-        }
-        let workdir = self.options.root.join(spec.container_id.as_str());
+    async fn start(&self, spec: &LaunchSpec) -> io::Result<()> {
+        let (stop, stopped) = oneshot::channel();
+        match self.children.lock().expect("not poisoned").entry(spec.container_id.clone()) {
+            Entry::Occupied(_) => return Ok(()),
+            Entry::Vacant(entry) => entry.insert(stop),
+        };
+        let workdir = self.options.root.join(directory(&spec.container_id));
         let mut command = Command::new(&self.options.program);
         // Nothing of this process's own environment: it holds secrets that containers must not have.
         command.arg("container").env_clear().envs(self.options.env.iter().cloned()).envs(spec.env());
@@ -63,20 +67,18 @@ impl LocalFleet {
         // Ctrl-C in a terminal goes to the whole group; containers are ended by us, in order.
         command.process_group(0);
         if self.options.die_with_us {
-            crate::child::die_with_parent(&mut command);
+            child::die_with_parent(&mut command);
         }
-        let child = command.spawn()?;
-        let (stop, stopped) = oneshot::channel();
-        children.insert(spec.container_id.clone(), stop);
+        let child = match child::spawn(command).await {
+            Ok(child) => child,
+            Err(error) => {
+                self.children.lock().expect("not poisoned").remove(&spec.container_id);
+                return Err(error);
+            }
+        };
         tracing::info!(container.id = %spec.container_id, process.id = child.id(), "container started");
-        self.watchers.spawn(watch(
-            child,
-            stopped,
-            spec.container_id.clone(),
-            workdir,
-            self.children.clone(),
-            self.exits.clone(),
-        ));
+        let (children, exits) = (self.children.clone(), self.exits.clone());
+        self.watchers.spawn(watch(child, stopped, spec.container_id.clone(), workdir, children, exits));
         Ok(())
     }
 
@@ -86,6 +88,12 @@ impl LocalFleet {
         self.watchers.close();
         self.watchers.wait().await;
     }
+}
+
+/// Below it browsers make sockets, whose paths hold few characters: the id's random end will do.
+fn directory(container: &ContainerId) -> &str {
+    let id = container.as_str();
+    &id[id.len().saturating_sub(10)..]
 }
 
 /// Follows one child to its end, and clears up behind it.
@@ -101,7 +109,7 @@ async fn watch(
         status = child.wait() => status,
         // Sent, or the sender was dropped: both mean that it is to end.
         _ = stopped => {
-            crate::child::terminate(&child);
+            child::terminate(&child);
             match tokio::time::timeout(STOP_WAIT, child.wait()).await {
                 Ok(status) => status,
                 Err(_) => {
@@ -118,7 +126,7 @@ async fn watch(
         Err(error) => tracing::error!(container.id = %id, %error, "container's end cannot be read"),
     }
     // A container that was killed left its browsers and its files.
-    let swept = tokio::task::spawn_blocking(move || crate::agent::sweep::sweep(&workdir)).await;
+    let swept = tokio::task::spawn_blocking(move || sweep::sweep(&workdir)).await;
     if swept.is_err() {
         tracing::error!(container.id = %id, "container's leftovers could not be swept");
     }
@@ -129,9 +137,8 @@ async fn watch(
 
 impl Fleet for LocalFleet {
     fn launch<'a>(&'a self, spec: &'a LaunchSpec) -> BoxFuture<'a, Result<(), FleetError>> {
-        let started =
-            self.spawn(spec).map_err(|error| FleetError { action: "starting a container", cause: error.into() });
-        std::future::ready(started).boxed()
+        let failed = |error: io::Error| FleetError { action: "starting a container", cause: error.into() };
+        self.start(spec).map_err(failed).boxed()
     }
 
     fn stop<'a>(&'a self, container: &'a ContainerId) -> BoxFuture<'a, Result<(), FleetError>> {

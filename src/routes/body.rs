@@ -60,6 +60,10 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
 /// number, not negative`.
 fn without_value(message: &str) -> String {
     let message = message.rsplit_once(" at line ").map_or(message, |(message, _)| message);
+    // A field's name is no value.
+    if message.starts_with("missing field ") {
+        return message.to_owned();
+    }
     let Some((found, expected)) = message.rsplit_once(", expected ") else {
         return message.split('`').next().unwrap_or(message).trim_end().to_owned();
     };

@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::body::{JsonBody, QueryOf, SessionPath};
-use crate::api_keys::encode_hex;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::browser_settings::BrowserSettings;
 use crate::clock::{now_ms, rfc3339};
 use crate::error::ApiError;
+use crate::hex;
 use crate::ids::{ContainerId, SessionId, UserId};
 use crate::lifecycle;
 use crate::session::{EndReason, NewSession, Session, SessionStatus};
@@ -155,7 +155,7 @@ fn idempotency(headers: &HeaderMap, body: &[u8]) -> Result<Option<Idempotency>, 
     if key.is_empty() || key.len() > 255 {
         return Err(ApiError::invalid("Idempotency-Key: must have 1 to 255 characters"));
     }
-    let hash = |bytes: &[u8]| encode_hex(digest::digest(&digest::SHA256, bytes).as_ref());
+    let hash = |bytes: &[u8]| hex::encode(digest::digest(&digest::SHA256, bytes).as_ref());
     Ok(Some(Idempotency { key: hash(key), body: hash(body) }))
 }
 

@@ -15,6 +15,7 @@ use wallcrawler::agent::find::SearchPlaces;
 use wallcrawler::agent::{AgentConfig, AgentError, run};
 use wallcrawler::ids::{ContainerId, SessionId};
 use wallcrawler::protocol::CDP_SECRET_HEADER;
+use wallcrawler::sweep;
 
 use crate::control_plane::{ControlPlane, TOKEN};
 
@@ -62,8 +63,8 @@ impl Container {
     }
 
     /// Waits for its end and makes sure that nothing is left.
-    pub async fn done(self) -> Result<(), AgentError> {
-        let ended = tokio::time::timeout(Duration::from_secs(30), self.running).await;
+    pub async fn done(mut self) -> Result<(), AgentError> {
+        let ended = tokio::time::timeout(Duration::from_secs(30), &mut self.running).await;
         let outcome = ended.expect("the container does not end").expect("it does not panic");
         assert_eq!(processes_of(&self.workdir), [] as [u32; 0], "processes are left");
         assert!(!self.workdir.exists(), "files are left");
@@ -85,6 +86,14 @@ impl Container {
         let leaders = self.browsers();
         assert_eq!(leaders.len(), 1, "one browser");
         leaders[0]
+    }
+}
+
+impl Drop for Container {
+    /// A test that failed half-way leaves nothing for the next one either.
+    fn drop(&mut self) {
+        self.running.abort();
+        sweep::sweep(&self.workdir);
     }
 }
 

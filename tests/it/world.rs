@@ -113,7 +113,6 @@ pub async fn redis_command(client: &RedisClient, words: &[&str]) -> fred::types:
 
 /// The application on a Redis of its own, without a port.
 pub struct World {
-    pub app: App,
     pub router: Router,
     pub redis: Redis,
     follow: tokio::task::JoinHandle<()>,
@@ -172,7 +171,13 @@ impl World {
             App::boot(config, &redis.url(), "http://127.0.0.1:1".to_owned(), Box::new(fleet)).await.expect("boots");
         let (events, url) = (app.events.clone(), redis.url());
         let follow = tokio::spawn(async move { events.follow(url, prefix).await.expect("events can be followed") });
-        Self { router: router(app.clone()), app, redis, follow }
+        let asking = redis.client().await;
+        eventually(Duration::from_secs(10), async || {
+            let subscribers = redis_command(&asking, &["PUBSUB", "NUMSUB", "events"]).await.into_array();
+            if subscribers[1].as_u64() == Some(1) { Ok(()) } else { Err(format!("{subscribers:?}")) }
+        })
+        .await;
+        Self { router: router(app), redis, follow }
     }
 
     pub async fn send(&self, request: Request<Body>) -> Answer {

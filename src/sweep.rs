@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     fn workdir() -> PathBuf {
-        std::env::temp_dir().join(format!("wc-sweep-{}", super::super::random_hex(8)))
+        std::env::temp_dir().join(format!("wc-sweep-{}", crate::hex::random(8)))
     }
 
     /// Something that looks like a browser from outside.

@@ -1,0 +1,168 @@
+//! What a container is told, by its environment.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::find::SearchPlaces;
+use crate::config::{self, Faults, Reader, is_host_and_path, tmp_dir};
+use crate::ids::ContainerId;
+use crate::protocol::{MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT};
+
+/// What a container is told when it is started.
+#[derive(Clone)]
+pub struct AgentConfig {
+    pub container_id: ContainerId,
+    pub token: String,
+    /// `http(s)://host:port`
+    pub api_endpoint: String,
+    pub max_sessions: u32,
+    /// How many browsers are launched ahead.
+    pub warm_browsers: u32,
+    /// How long a claim waits at the server, and so how often one goes out. Whole seconds, at least one.
+    pub heartbeat: Duration,
+    /// Where the proxy is listened for; port 0 takes any.
+    pub bind: SocketAddr,
+    /// `host` or `host:port` under which the proxy reaches that listener; `None` finds out.
+    pub advertise: Option<String>,
+    pub chrome_path: Option<PathBuf>,
+    pub headless_shell_path: Option<PathBuf>,
+    /// Where browsers are looked for that no path was given to.
+    pub search: SearchPlaces,
+    /// Everything this container puts on disk is in here. It is removed at the end, and swept first when a
+    /// killed predecessor left it. No two agents may share one.
+    pub workdir: PathBuf,
+    /// Whether the control plane started this container.
+    pub launched: bool,
+    /// On a task nothing else is on the loopback interface, so pages are kept off it.
+    pub task_arn: Option<String>,
+    /// How long running sessions may go on after a shutdown was asked for.
+    pub drain_timeout: Duration,
+}
+
+impl fmt::Debug for AgentConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentConfig")
+            .field("container_id", &self.container_id)
+            .field("token", &"(redacted)")
+            .field("api_endpoint", &self.api_endpoint)
+            .field("max_sessions", &self.max_sessions)
+            .field("warm_browsers", &self.warm_browsers)
+            .field("heartbeat", &self.heartbeat)
+            .field("bind", &self.bind)
+            .field("advertise", &self.advertise)
+            .field("workdir", &self.workdir)
+            .field("launched", &self.launched)
+            .field("task_arn", &self.task_arn)
+            .field("drain_timeout", &self.drain_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+impl AgentConfig {
+    pub fn from_env() -> Result<Self, Faults> {
+        Self::read(&config::env)
+    }
+
+    pub fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, Faults> {
+        let mut env = Reader { lookup, faults: Vec::new() };
+        let required = |env: &mut Reader<'_>, name: &str| {
+            let value = env.text(name);
+            if value.is_none() {
+                env.fault(name, "must be set");
+            }
+            value
+        };
+        let api_endpoint = required(&mut env, "API_ENDPOINT").and_then(|_| env.url("API_ENDPOINT", &["http", "https"]));
+        let container_id = required(&mut env, "CONTAINER_ID").and_then(|id| {
+            let id = id.parse::<ContainerId>();
+            if id.is_err() {
+                env.fault("CONTAINER_ID", "must be at most 64 letters, digits and . _ -");
+            }
+            id.ok()
+        });
+        let token = required(&mut env, "CONTAINER_TOKEN");
+        let max_sessions = env.number("MAX_SESSIONS", 20, 1..=u64::from(MAX_SESSIONS_LIMIT));
+        let warm_browsers = env.number("WARM_BROWSERS", 1, 0..=100);
+        let heartbeat = Duration::from_secs(env.number("HEARTBEAT_SECONDS", 5, 1..=MAX_CLAIM_WAIT_SECONDS));
+        let local = api_endpoint.as_deref().is_some_and(is_loopback_url);
+        let default_bind = IpAddr::from(if local { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED });
+        let bind = env.parse("BIND", default_bind, "an IP address");
+        let port = u16::try_from(env.number("PORT", 0, 0..=65_535)).unwrap_or(0);
+        let advertise = env.text("CONTAINER_ADDRESS");
+        if advertise.as_deref().is_some_and(|address| !is_host_and_path(address) || address.contains('/')) {
+            env.fault("CONTAINER_ADDRESS", "must be a host or host:port");
+        }
+        let launched = env.flag("CONTAINER_LAUNCHED");
+        let drain_timeout = env.seconds("DRAIN_SECONDS", 110.0, 3_600.0);
+        let (Some(container_id), Some(token), Some(api_endpoint), true) =
+            (container_id, token, api_endpoint, env.faults.is_empty())
+        else {
+            return Err(Faults(env.faults));
+        };
+        let workdir = env.text("CONTAINER_WORKDIR").map(PathBuf::from);
+        Ok(AgentConfig {
+            workdir: workdir.unwrap_or_else(|| tmp_dir(&env).join("wallcrawler").join(container_id.as_str())),
+            container_id,
+            token,
+            api_endpoint,
+            max_sessions: u32::try_from(max_sessions).unwrap_or(MAX_SESSIONS_LIMIT),
+            warm_browsers: u32::try_from(warm_browsers).unwrap_or(1),
+            heartbeat,
+            bind: SocketAddr::new(bind, port),
+            advertise,
+            chrome_path: env.text("CHROME_PATH").map(PathBuf::from),
+            headless_shell_path: env.text("CHROME_HEADLESS_SHELL_PATH").map(PathBuf::from),
+            search: SearchPlaces { path: env.text("PATH").map(Into::into), home: env.text("HOME").map(PathBuf::from) },
+            launched,
+            task_arn: None,
+            drain_timeout,
+        })
+    }
+}
+
+fn is_loopback_url(url: &str) -> bool {
+    let authority = url.split("://").nth(1).unwrap_or_default().split('/').next().unwrap_or_default();
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host).trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_token_is_not_in_what_is_printed() {
+        let config = AgentConfig {
+            container_id: ContainerId::random(),
+            token: "very-secret".into(),
+            api_endpoint: "http://127.0.0.1:1".into(),
+            max_sessions: 1,
+            warm_browsers: 0,
+            heartbeat: Duration::from_secs(1),
+            bind: "127.0.0.1:0".parse().expect("an address"),
+            advertise: None,
+            chrome_path: None,
+            headless_shell_path: None,
+            search: SearchPlaces::default(),
+            workdir: "/nowhere".into(),
+            launched: false,
+            task_arn: None,
+            drain_timeout: Duration::ZERO,
+        };
+        assert!(!format!("{config:?}").contains("very-secret"));
+    }
+
+    #[test]
+    fn a_container_says_all_that_it_misses() {
+        let faults = AgentConfig::read(&|_| None).expect_err("nothing is set").0;
+        assert_eq!(faults, ["API_ENDPOINT must be set", "CONTAINER_ID must be set", "CONTAINER_TOKEN must be set"]);
+        assert!(
+            is_loopback_url("http://127.0.0.1:8080")
+                && is_loopback_url("http://localhost")
+                && is_loopback_url("http://[::1]:1")
+        );
+        assert!(!is_loopback_url("https://127.0.0.1.example.com"));
+    }
+}
