@@ -45,6 +45,13 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, code, message)
     }
 
+    /// 500: a bug of ours, which the client is told nothing about.
+    pub fn internal(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        let mut error = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "something went wrong here");
+        error.cause = Some(Arc::from(cause.into()));
+        error
+    }
+
     /// 404, for a session that does not exist and for one that belongs to somebody else.
     pub fn session_not_found() -> Self {
         Self::not_found("session_not_found", "no such session")
@@ -92,15 +99,12 @@ impl Error for ApiError {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
-        let mut answer = match &error {
-            StoreError::Unavailable(_) => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", "the session store is not available")
-                    .retry_after_ms(DEPENDENCY_RETRY_MS)
-            }
-            StoreError::Unexpected(_) => {
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "something went wrong here")
-            }
-        };
+        if matches!(error, StoreError::Unexpected(_)) {
+            return Self::internal(error);
+        }
+        let message = "the session store is not available";
+        let mut answer = Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message)
+            .retry_after_ms(DEPENDENCY_RETRY_MS);
         answer.cause = Some(Arc::new(error));
         answer
     }

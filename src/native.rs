@@ -56,6 +56,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Serves until `shutdown` resolves; then takes no new connection and no new request, and returns when those
 /// in flight are answered or the deadline has passed. Handlers that are still running then are dropped, as is
 /// a handler whose client has gone away. Fails only if the listener cannot be used at all.
+///
+/// Best spawned: the thread that blocks on a runtime is none of its workers, and each connection accepted there
+/// would first have to wake one.
 pub async fn serve(
     listener: TcpListener,
     app: Router,

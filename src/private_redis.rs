@@ -10,6 +10,8 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use crate::{child, sweep};
+
 const START_WAIT: Duration = Duration::from_secs(10);
 
 /// It could not be started.
@@ -33,7 +35,8 @@ pub struct PrivateRedis {
 impl PrivateRedis {
     /// Starts it in `dir`, which is made, and waits until it accepts connections.
     pub async fn start(dir: &Path) -> Result<Self, PrivateRedisError> {
-        std::fs::create_dir_all(dir)?;
+        // With its owner's name in it: what a killed server leaves is swept by the next.
+        sweep::occupy(dir)?;
         let mut command = Command::new("redis-server");
         command
             .args(["--port", "0", "--unixsocket", "redis.sock", "--unixsocketperm", "700"])
@@ -45,8 +48,8 @@ impl PrivateRedis {
             .stderr(Stdio::null())
             .process_group(0)
             .kill_on_drop(true);
-        crate::child::die_with_parent(&mut command);
-        let mut child = crate::child::spawn(command).await.map_err(|error| match error.kind() {
+        child::die_with_parent(&mut command);
+        let mut child = child::spawn(command).await.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => PrivateRedisError::NotInstalled,
             _ => error.into(),
         })?;
@@ -64,7 +67,7 @@ impl PrivateRedis {
         .await;
         if ready != Ok(true) {
             let _ = child.kill().await;
-            let _ = std::fs::remove_dir_all(dir);
+            sweep::sweep(dir);
             return Err(PrivateRedisError::NotReady(said));
         }
         // A full pipe would stop it.
@@ -79,6 +82,6 @@ impl PrivateRedis {
     /// Ends it and removes what it left.
     pub async fn stop(mut self) {
         let _ = self.child.kill().await;
-        let _ = std::fs::remove_dir_all(&self.dir);
+        sweep::sweep(&self.dir);
     }
 }

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::agent::find::{FindError, SearchPlaces, find};
 use crate::app::{App, BootError};
 use crate::clock::now_ms;
 use crate::config::{Config, TICK};
@@ -37,6 +38,8 @@ pub enum ServerError {
     #[error(transparent)]
     Redis(#[from] PrivateRedisError),
     #[error(transparent)]
+    Browsers(#[from] FindError),
+    #[error(transparent)]
     Boot(#[from] BootError),
 }
 
@@ -55,6 +58,11 @@ impl Server {
     /// Starts all that is needed, and listens. `program` is the binary whose `container` command runs the
     /// browsers.
     pub async fn start(config: Config, program: PathBuf) -> Result<Self, ServerError> {
+        if config.policy.max_containers > 0 {
+            // Now, in one sentence, and not again and again when the first session waits for a browser.
+            let env = |name: &str| config.child_env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+            find(&SearchPlaces::read(&env))?;
+        }
         let root = config.tmp_dir.join("wallcrawler");
         sweep::sweep_orphans(&root);
         let listener = TcpListener::bind(config.bind).await.map_err(|error| ServerError::Listen(config.bind, error))?;

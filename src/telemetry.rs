@@ -2,12 +2,14 @@
 
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
+use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
+use futures_util::FutureExt as _;
 use tracing_subscriber::EnvFilter;
 
 use crate::error::ApiError;
@@ -42,7 +44,11 @@ pub async fn observe(request: Request, next: Next) -> Response {
     let route =
         request.extensions().get::<MatchedPath>().map_or_else(|| "-".to_owned(), |path| path.as_str().to_owned());
 
-    let mut response = next.run(request).await;
+    // A bug in one request is that request's failure.
+    let mut response = AssertUnwindSafe(next.run(request))
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|_| ApiError::internal("a handler panicked").into_response());
 
     let error = response.extensions_mut().remove::<ApiError>();
     if let Some(error) = &error {

@@ -26,9 +26,7 @@ pub struct AgentConfig {
     pub bind: SocketAddr,
     /// `host` or `host:port` under which the proxy reaches that listener; `None` finds out.
     pub advertise: Option<String>,
-    pub chrome_path: Option<PathBuf>,
-    pub headless_shell_path: Option<PathBuf>,
-    /// Where browsers are looked for that no path was given to.
+    /// Where browsers are looked for.
     pub search: SearchPlaces,
     /// Everything this container puts on disk is in here. It is removed at the end, and swept first when a
     /// killed predecessor left it. No two agents may share one.
@@ -112,9 +110,7 @@ impl AgentConfig {
             heartbeat,
             bind: SocketAddr::new(bind, port),
             advertise,
-            chrome_path: env.text("CHROME_PATH").map(PathBuf::from),
-            headless_shell_path: env.text("CHROME_HEADLESS_SHELL_PATH").map(PathBuf::from),
-            search: SearchPlaces { path: env.text("PATH").map(Into::into), home: env.text("HOME").map(PathBuf::from) },
+            search: SearchPlaces::read(lookup),
             launched,
             task_arn: None,
             drain_timeout,
@@ -143,8 +139,6 @@ mod tests {
             heartbeat: Duration::from_secs(1),
             bind: "127.0.0.1:0".parse().expect("an address"),
             advertise: None,
-            chrome_path: None,
-            headless_shell_path: None,
             search: SearchPlaces::default(),
             workdir: "/nowhere".into(),
             launched: false,

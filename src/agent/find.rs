@@ -10,9 +10,26 @@ use super::browser::Program;
 /// Where to look.
 #[derive(Debug, Clone, Default)]
 pub struct SearchPlaces {
+    /// As in `CHROME_PATH`: goes before all that could be found.
+    pub chrome: Option<PathBuf>,
+    /// As in `CHROME_HEADLESS_SHELL_PATH`, likewise.
+    pub headless_shell: Option<PathBuf>,
     /// As in `PATH`.
     pub path: Option<OsString>,
     pub home: Option<PathBuf>,
+}
+
+impl SearchPlaces {
+    /// As an environment says it.
+    pub fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Self {
+        let path = |name: &str| lookup(name).filter(|value| !value.trim().is_empty()).map(PathBuf::from);
+        Self {
+            chrome: path("CHROME_PATH"),
+            headless_shell: path("CHROME_HEADLESS_SHELL_PATH"),
+            path: lookup("PATH").map(Into::into),
+            home: path("HOME"),
+        }
+    }
 }
 
 /// The browsers of this machine. At least one of the two is there.
@@ -53,15 +70,11 @@ pub enum FindError {
 
 /// # Errors
 /// When a path that was given is no program, or when there is no browser at all.
-pub fn find(
-    chrome_path: Option<&Path>,
-    headless_shell_path: Option<&Path>,
-    places: &SearchPlaces,
-) -> Result<Found, FindError> {
-    let headless_shell = given("CHROME_HEADLESS_SHELL_PATH", headless_shell_path)?
+pub fn find(places: &SearchPlaces) -> Result<Found, FindError> {
+    let headless_shell = given("CHROME_HEADLESS_SHELL_PATH", places.headless_shell.as_deref())?
         .or_else(|| on_path(places, &["chromium-headless-shell", "chrome-headless-shell", "headless_shell"]))
         .or_else(|| playwright(places, "chromium_headless_shell-"));
-    let full = given("CHROME_PATH", chrome_path)?
+    let full = given("CHROME_PATH", places.chrome.as_deref())?
         .or_else(|| on_path(places, &["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]))
         .or_else(|| application(places))
         .or_else(|| playwright(places, "chromium-"));
@@ -163,7 +176,11 @@ mod tests {
         }
 
         fn places(&self) -> SearchPlaces {
-            SearchPlaces { path: Some(self.0.join("bin").into_os_string()), home: Some(self.0.join("home")) }
+            SearchPlaces {
+                path: Some(self.0.join("bin").into_os_string()),
+                home: Some(self.0.join("home")),
+                ..SearchPlaces::default()
+            }
         }
     }
 
@@ -177,7 +194,7 @@ mod tests {
     fn a_machine_without_a_browser_is_told_what_to_install() {
         let machine = Machine::new();
         machine.put("bin/chromium", "not executable", 0o644);
-        let error = find(None, None, &machine.places()).expect_err("nothing there");
+        let error = find(&machine.places()).expect_err("nothing there");
         for advice in ["apt-get install chromium", "brew install --cask chromium", "npx playwright install chromium"] {
             assert!(error.to_string().contains(advice));
         }
@@ -188,11 +205,11 @@ mod tests {
         let machine = Machine::new();
         machine.put("bin/chromium", "elf", 0o755);
         let mine = machine.put("mine", "elf", 0o755);
-        let found = find(Some(&mine), None, &machine.places()).expect("found");
+        let found = find(&SearchPlaces { chrome: Some(mine.clone()), ..machine.places() }).expect("found");
         assert_eq!(found.full_program(), Some(Program { path: mine, full: true }));
         let missing = machine.0.join("missing");
         assert_eq!(
-            find(None, Some(&missing), &machine.places()),
+            find(&SearchPlaces { headless_shell: Some(missing.clone()), ..machine.places() }),
             Err(FindError::NotAProgram { variable: "CHROME_HEADLESS_SHELL_PATH", path: missing })
         );
     }
@@ -201,10 +218,10 @@ mod tests {
     fn the_full_browser_runs_everything_where_there_is_no_headless_shell() {
         let machine = Machine::new();
         let chromium = machine.put("bin/google-chrome", "elf", 0o755);
-        let found = find(None, None, &machine.places()).expect("found");
+        let found = find(&machine.places()).expect("found");
         assert_eq!(found.default_program(), Program { path: chromium, full: true });
         let shell = machine.put("bin/chrome-headless-shell", "elf", 0o755);
-        let found = find(None, None, &machine.places()).expect("found");
+        let found = find(&machine.places()).expect("found");
         assert_eq!(found.default_program(), Program { path: shell, full: false });
     }
 
@@ -216,7 +233,7 @@ mod tests {
         }
         // A download that was interrupted.
         machine.put("home/.cache/ms-playwright/chromium-2000/chrome-linux/chrome", "elf", 0o644);
-        let full = find(None, None, &machine.places()).expect("found").full_program().expect("found");
+        let full = find(&machine.places()).expect("found").full_program().expect("found");
         assert!(full.path.ends_with("chromium-1187/chrome-linux/chrome"), "{}", full.path.display());
     }
 
@@ -226,7 +243,7 @@ mod tests {
         machine.put("bin/chromium-headless-shell", "#!/bin/sh\n", 0o755);
         let real = machine.put("lib/chromium/chromium-headless-shell", "elf", 0o755);
         let other = machine.put("bin/chromium", "#!/bin/sh\nexec /somewhere/else", 0o755);
-        let found = find(None, None, &machine.places()).expect("found");
+        let found = find(&machine.places()).expect("found");
         assert_eq!(found.default_program().path, real);
         assert_eq!(found.full_program().expect("found").path, other);
     }

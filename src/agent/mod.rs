@@ -99,7 +99,7 @@ impl Agent {
 /// # Errors
 /// When it cannot start, when the control plane refuses its token, or after two minutes without an answer.
 pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
-    let browsers = find::find(config.chrome_path.as_deref(), config.headless_shell_path.as_deref(), &config.search)?;
+    let browsers = find::find(&config.search)?;
     let api = Api::new(&config.api_endpoint, &config.token).map_err(AgentError::Client)?;
     let unusable = |path: &PathBuf, source| AgentError::Workdir { path: path.clone(), source };
     config.workdir = std::path::absolute(&config.workdir).map_err(|error| unusable(&config.workdir, error))?;

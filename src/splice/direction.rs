@@ -145,9 +145,8 @@ impl Direction {
             // Written at once: the socket is nearly always writable, and if not this says so.
         }
         // There may be more to read, but it is the others' turn.
-        let flushed = self.poll_flush(cx, to);
+        ready!(self.poll_flush(cx, to));
         cx.waker().wake_by_ref();
-        ready!(flushed);
         Poll::Pending
     }
 

@@ -19,6 +19,10 @@ use wallcrawler::sweep;
 
 use crate::control_plane::{ControlPlane, TOKEN};
 
+pub fn places() -> SearchPlaces {
+    SearchPlaces { path: Some("/usr/bin:/usr/local/bin".into()), ..SearchPlaces::default() }
+}
+
 pub fn config(plane: &ControlPlane) -> AgentConfig {
     let container_id = ContainerId::random();
     AgentConfig {
@@ -31,9 +35,7 @@ pub fn config(plane: &ControlPlane) -> AgentConfig {
         heartbeat: Duration::from_secs(2),
         bind: "127.0.0.1:0".parse().expect("an address"),
         advertise: None,
-        chrome_path: None,
-        headless_shell_path: None,
-        search: SearchPlaces { path: Some("/usr/bin:/usr/local/bin".into()), home: None },
+        search: places(),
         launched: true,
         task_arn: None,
         drain_timeout: Duration::from_millis(200),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Error;
 use wallcrawler::agent::AgentError;
+use wallcrawler::agent::find::SearchPlaces;
 use wallcrawler::ids::SessionId;
 use wallcrawler::protocol::ContainerPhase;
 use wallcrawler::session::EndReason;
@@ -369,7 +370,7 @@ async fn a_session_takes_a_warm_browser_and_another_takes_its_place() {
 async fn a_browser_that_cannot_start_is_reported_and_frees_its_slot() {
     let plane = ControlPlane::start().await;
     let container = Container::start(wallcrawler::agent::AgentConfig {
-        headless_shell_path: Some("/bin/false".into()),
+        search: SearchPlaces { headless_shell: Some("/bin/false".into()), ..container::places() },
         ..config(&plane)
     });
     let session = plane.hand_out(json!({}), 1, HOUR);
