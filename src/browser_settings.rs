@@ -13,7 +13,7 @@ pub enum BrowserKind {
     Chromium,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Viewport {
     pub width: u32,
     pub height: u32,
@@ -81,16 +81,18 @@ impl BrowserSettings {
     /// Reads the object a client sent. Values the API answers with (`cdpUrl`, `token`) are left alone.
     pub fn parse(settings: &Map<String, Value>) -> Result<Self, InvalidSetting> {
         let mut parsed = Self::default();
+        let mut window = None;
         for (name, value) in settings {
             match name.as_str() {
                 _ if value.is_null() => {}
                 "browser" => parsed.browser = browser(value)?,
                 "viewport" => parsed.viewport = Some(viewport(value)?),
-                "args" => parsed.args = args(value)?,
+                "args" => (parsed.args, window) = args(value)?,
                 "proxy" => (parsed.proxy_server, parsed.proxy_bypass) = proxy(value)?,
                 _ => parsed.unknown.push(name.clone()),
             }
         }
+        parsed.viewport = parsed.viewport.or(window);
         Ok(parsed)
     }
 
@@ -140,11 +142,12 @@ fn viewport(value: &Value) -> Result<Viewport, InvalidSetting> {
     Ok(Viewport { width: side("width")?, height: side("height")? })
 }
 
-fn args(value: &Value) -> Result<Vec<String>, InvalidSetting> {
+/// The switches, and what a `--window-size` among them asks for: it is a viewport by another name.
+fn args(value: &Value) -> Result<(Vec<String>, Option<Viewport>), InvalidSetting> {
     let Some(list) = value.as_array().filter(|list| list.len() <= MAX_ARGS) else {
         return invalid("args", format!("must be a list of at most {MAX_ARGS} switches"));
     };
-    let mut args = Vec::with_capacity(list.len());
+    let (mut args, mut window) = (Vec::with_capacity(list.len()), None);
     for (index, value) in list.iter().enumerate() {
         let field = format!("args[{index}]");
         let Some(arg) = value.as_str().filter(|arg| is_clean(arg)) else {
@@ -157,9 +160,18 @@ fn args(value: &Value) -> Result<Vec<String>, InvalidSetting> {
         if !ALLOWED_SWITCHES.contains(&switch) {
             return invalid(&field, format!("is not an allowed switch; allowed are {}", ALLOWED_SWITCHES.join(" ")));
         }
+        if switch == "--window-size" {
+            let side = |text: &str| text.parse().ok().filter(|side| (1..=MAX_VIEWPORT_PIXELS).contains(side));
+            let sides = arg.split_once('=').and_then(|(_, size)| size.split_once(','));
+            window = sides.and_then(|(width, height)| Some(Viewport { width: side(width)?, height: side(height)? }));
+            if window.is_none() {
+                return invalid(&field, "must be --window-size=WIDTH,HEIGHT");
+            }
+            continue;
+        }
         args.push(arg.to_owned());
     }
-    Ok(args)
+    Ok((args, window))
 }
 
 fn proxy(value: &Value) -> Result<(Option<String>, Option<String>), InvalidSetting> {
@@ -210,7 +222,7 @@ mod tests {
         let settings = parse(json!({
             "browser": "chromium",
             "viewport": {"width": 1920.0, "height": 1080},
-            "args": ["--lang=de", "--mute-audio"],
+            "args": ["--lang=de", "--window-size=1,2", "--mute-audio"],
             "proxy": {"server": "socks5://10.0.0.1:1080", "bypass": "localhost"},
             "blockAds": true,
             "fingerprint": {},
@@ -223,6 +235,8 @@ mod tests {
         assert_eq!(settings.proxy_server.as_deref(), Some("socks5://10.0.0.1:1080"));
         assert_eq!(settings.unknown, ["blockAds", "fingerprint"]);
         assert!(!settings.fits_a_warm_browser());
+        let window = parse(json!({"args": ["--window-size=800,600"]})).expect("valid");
+        assert_eq!((window.viewport, window.args), (Some(Viewport { width: 800, height: 600 }), vec![]));
         assert!(parse(json!({"viewport": {"width": 1280, "height": 720}})).expect("valid").fits_a_warm_browser());
     }
 
@@ -241,6 +255,8 @@ mod tests {
             (json!({"args": ["--lang=de\n--no-sandbox"]}), "browserSettings.args[0]"),
             (json!({"args": ["https://example.com"]}), "browserSettings.args[0]"),
             (json!({"args": [1]}), "browserSettings.args[0]"),
+            (json!({"args": ["--window-size=800"]}), "browserSettings.args[0]"),
+            (json!({"args": ["--window-size=0,99999"]}), "browserSettings.args[0]"),
             (json!({"proxy": {"server": "example.com"}}), "browserSettings.proxy.server"),
             (json!({"proxy": {"server": "http://a:1,direct://"}}), "browserSettings.proxy.server"),
             (json!({"proxy": {"server": "file://etc:1"}}), "browserSettings.proxy.server"),

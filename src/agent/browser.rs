@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use super::devtools::{self, DevtoolsError};
 use super::flags::{Surroundings, command_line};
+use super::window::Windows;
 use crate::browser_settings::{BrowserSettings, DEFAULT_VIEWPORT};
 use crate::{child, hex};
 
@@ -83,8 +84,9 @@ impl Browser {
         settings: &BrowserSettings,
         workdir: &Path,
         surroundings: Surroundings,
+        windows: &Windows,
     ) -> Result<Self, LaunchError> {
-        tokio::time::timeout(LAUNCH_DEADLINE, Self::start(program, settings, workdir, surroundings))
+        tokio::time::timeout(LAUNCH_DEADLINE, Self::start(program, settings, workdir, surroundings, windows))
             .await
             .unwrap_or(Err(LaunchError::Late))
     }
@@ -94,9 +96,12 @@ impl Browser {
         settings: &BrowserSettings,
         workdir: &Path,
         surroundings: Surroundings,
+        windows: &Windows,
     ) -> Result<Self, LaunchError> {
         let dir = workdir.join(format!("b-{}", hex::random(4)));
-        let line = command_line(program.full, settings, &dir.join("profile"), surroundings);
+        let viewport = settings.viewport.unwrap_or(DEFAULT_VIEWPORT);
+        let window = windows.known(viewport).filter(|_| program.full);
+        let line = command_line(program.full, settings, window.unwrap_or(viewport), &dir.join("profile"), surroundings);
         std::fs::create_dir(&dir).map_err(LaunchError::Directory)?;
         let mut child = match child::spawn(command(&program.path, &line, &dir)).await {
             Ok(child) => child,
@@ -110,11 +115,8 @@ impl Browser {
         let mut browser = Self::adopt(child, dir);
         browser.endpoint = listening(stderr).await?;
         let page = devtools::first_page(browser.endpoint.port).await?;
-        if program.full {
-            // Its window has a frame, whose size differs by platform and version; the page must measure
-            // what was asked for, so the window is sized from the inside.
-            let viewport = settings.viewport.unwrap_or(DEFAULT_VIEWPORT);
-            devtools::size_page(&browser.endpoint, &page, viewport).await?;
+        if program.full && window.is_none() {
+            windows.size(&browser.endpoint, &page, viewport).await?;
         }
         Ok(browser)
     }
@@ -289,8 +291,9 @@ mod tests {
         std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("executable");
         let program = Program { path: script.clone(), full: false };
         let surroundings = Surroundings { root: true, closed_loopback: false };
-        let error =
-            Browser::launch(&program, &BrowserSettings::default(), &dir, surroundings).await.expect_err("no browser");
+        let error = Browser::launch(&program, &BrowserSettings::default(), &dir, surroundings, &Windows::default())
+            .await
+            .expect_err("no browser");
         assert!(error.to_string().contains("cannot open display"), "{error}");
         let deadline = std::time::Instant::now() + Duration::from_secs(5);
         let left = || std::fs::read_dir(&dir).expect("readable").count() - 1;

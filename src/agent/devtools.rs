@@ -1,5 +1,4 @@
-//! The little the agent itself says to a browser: is it there, which page does it show, and how large
-//! should that page be. Everything else is the client's conversation.
+//! The little the agent itself says to a browser: is it there, and which page does it show. Everything else is the client's conversation.
 
 use std::io;
 use std::time::Duration;
@@ -17,12 +16,10 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::browser::Endpoint;
 use super::relay::DIAL_TIMEOUT;
-use crate::browser_settings::Viewport;
 use crate::upgrade::{self, DialError, Leg};
 
 /// How often it is asked whether the first page is there: the port is open a few milliseconds earlier.
 const PAGE_POLL: Duration = Duration::from_millis(5);
-const SIZE_DEADLINE: Duration = Duration::from_secs(5);
 const MAX_ANSWER: usize = 1 << 20;
 
 #[derive(Debug, thiserror::Error)]
@@ -62,35 +59,6 @@ pub async fn first_page(port: u16) -> Result<String, DevtoolsError> {
     }
 }
 
-/// Makes the page measure what was asked for, by sizing the window around it, and waits until it does: a
-/// window that is still being laid out takes a size and loses it again.
-///
-/// A platform may have a smallest window; the session is then better served with another viewport than not.
-pub async fn size_page(endpoint: &Endpoint, page: &str, viewport: Viewport) -> Result<(), DevtoolsError> {
-    let sized = async {
-        let mut conversation = Conversation::open(endpoint).await?;
-        let target = json!({ "targetId": page, "flatten": true });
-        let window = conversation.call(None, "Browser.getWindowForTarget", &json!({ "targetId": page })).await?;
-        let attached = conversation.call(None, "Target.attachToTarget", &target).await?;
-        let session = attached["sessionId"].as_str().unwrap_or_default();
-        let wanted = json!([viewport.width, viewport.height]);
-        let question = json!({ "expression": "[innerWidth, innerHeight]", "returnByValue": true });
-        let size = json!({ "windowId": window["windowId"], "width": viewport.width, "height": viewport.height });
-        loop {
-            let answer = conversation.call(Some(session), "Runtime.evaluate", &question).await?;
-            if answer["result"]["value"] == wanted {
-                return Ok(());
-            }
-            conversation.call(None, "Browser.setContentsSize", &size).await?;
-            tokio::time::sleep(PAGE_POLL).await;
-        }
-    };
-    tokio::time::timeout(SIZE_DEADLINE, sized).await.unwrap_or_else(|_| {
-        tracing::warn!("the browser's window does not take the size that was asked for");
-        Ok(())
-    })
-}
-
 async fn get(port: u16, path: &str) -> Result<Value, DevtoolsError> {
     let stream = TcpStream::connect(("127.0.0.1", port)).await?;
     stream.set_nodelay(true)?;
@@ -113,19 +81,19 @@ async fn get(port: u16, path: &str) -> Result<Value, DevtoolsError> {
 }
 
 /// A socket on which one command at a time is sent and answered.
-struct Conversation {
+pub struct Conversation {
     socket: WebSocketStream<TcpStream>,
     last_id: u64,
 }
 
 impl Conversation {
-    async fn open(endpoint: &Endpoint) -> Result<Self, DevtoolsError> {
+    pub async fn open(endpoint: &Endpoint) -> Result<Self, DevtoolsError> {
         let Leg { stream, read_ahead } = upgrade::dial(&endpoint.address(), &endpoint.path, &[], DIAL_TIMEOUT).await?;
         let socket = WebSocketStream::from_partially_read(stream, read_ahead.to_vec(), Role::Client, None).await;
         Ok(Self { socket, last_id: 0 })
     }
 
-    async fn call(&mut self, session: Option<&str>, method: &str, params: &Value) -> Result<Value, DevtoolsError> {
+    pub async fn call(&mut self, session: Option<&str>, method: &str, params: &Value) -> Result<Value, DevtoolsError> {
         self.last_id += 1;
         let mut command = json!({ "id": self.last_id, "method": method, "params": params });
         if let Some(session) = session {

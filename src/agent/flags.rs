@@ -80,10 +80,11 @@ pub struct Surroundings {
     pub closed_loopback: bool,
 }
 
-/// Everything after the program's name.
+/// Everything after the program's name. `window` is what the window measures, frame included.
 pub fn command_line(
     full_browser: bool,
     settings: &BrowserSettings,
+    window: Viewport,
     profile: &Path,
     surroundings: Surroundings,
 ) -> Vec<String> {
@@ -103,7 +104,7 @@ pub fn command_line(
     let closed = if surroundings.closed_loopback { &LOOPBACK_HOSTS[..] } else { &[] };
     let rules: Vec<String> = METADATA_HOSTS.iter().chain(closed).map(|host| format!("MAP {host} ~NOTFOUND")).collect();
     line.push(format!("--host-resolver-rules={}", rules.join(", ")));
-    line.push(format!("--window-size={width},{height}"));
+    line.push(format!("--window-size={},{}", window.width, window.height));
     if let Some(server) = &settings.proxy_server {
         line.push(format!("--proxy-server={server}"));
     }
@@ -129,7 +130,7 @@ mod tests {
     const TASK: Surroundings = Surroundings { root: true, closed_loopback: true };
 
     fn line(full: bool, settings: &BrowserSettings, surroundings: Surroundings) -> Vec<String> {
-        command_line(full, settings, Path::new("/w/b/profile"), surroundings)
+        command_line(full, settings, DEFAULT_VIEWPORT, Path::new("/w/b/profile"), surroundings)
     }
 
     #[test]
@@ -145,14 +146,14 @@ mod tests {
     #[test]
     fn what_a_client_asks_for_comes_after_the_defaults_and_before_the_profile() {
         let settings = BrowserSettings {
-            args: vec!["--lang=de".into(), "--window-size=1,2".into()],
+            args: vec!["--lang=de".into(), "--mute-audio".into()],
             proxy_server: Some("http://p:1".into()),
             proxy_bypass: Some("a.example".into()),
             ..BrowserSettings::default()
         };
         let line = line(false, &settings, TASK);
         let tail: Vec<&str> = line.iter().rev().take(4).rev().map(String::as_str).collect();
-        assert_eq!(tail, ["--lang=de", "--window-size=1,2", "--user-data-dir=/w/b/profile", "about:blank"]);
+        assert_eq!(tail, ["--lang=de", "--mute-audio", "--user-data-dir=/w/b/profile", "about:blank"]);
         assert!(line.contains(&"--proxy-server=http://p:1".to_owned()));
         assert!(line.contains(&"--proxy-bypass-list=a.example".to_owned()));
         assert!(line.contains(&"--window-size=1280,720".to_owned()));

@@ -17,6 +17,7 @@ mod held;
 mod life;
 mod relay;
 mod warm;
+mod window;
 
 use std::future::Future;
 use std::io;
@@ -36,6 +37,7 @@ use self::flags::Surroundings;
 use self::held::Held;
 use self::relay::Routes;
 use self::warm::{Room, WarmPool};
+use self::window::Windows;
 use crate::browser_settings::BrowserSettings;
 use crate::sweep;
 
@@ -64,6 +66,7 @@ pub(crate) struct Agent {
     api: Api,
     browsers: Found,
     surroundings: Surroundings,
+    windows: Windows,
     held: Held,
     routes: Routes,
     warm: WarmPool,
@@ -72,7 +75,7 @@ pub(crate) struct Agent {
 
 impl Agent {
     async fn launch(&self, program: &Program, settings: &BrowserSettings) -> Result<Browser, LaunchError> {
-        Browser::launch(program, settings, &self.config.workdir, self.surroundings).await
+        Browser::launch(program, settings, &self.config.workdir, self.surroundings, &self.windows).await
     }
 
     fn start_draining(&self) {
@@ -118,6 +121,7 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
             root: rustix::process::geteuid().is_root(),
             closed_loopback: config.task_arn.is_some(),
         },
+        windows: Windows::default(),
         held: Held::new(config.max_sessions),
         routes: Routes::default(),
         warm: WarmPool::default(),
