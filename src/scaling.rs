@@ -195,3 +195,156 @@ impl fmt::Display for Waits<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::container::Container;
+
+    const NOW: u64 = 1_767_225_600_000;
+
+    fn policy() -> FleetPolicy {
+        FleetPolicy {
+            sessions_per_container: 10,
+            warm_slots: 0,
+            min_containers: 0,
+            max_containers: 5,
+            start_wait_ms: 30_000,
+            idle_ms: 60_000,
+            lost_after_ms: 15_000,
+            blind_after_ms: 5_000,
+        }
+    }
+
+    fn container(number: u64, active_sessions: u64) -> Container {
+        Container {
+            id: format!("ctr-{number}").parse().expect("an id"),
+            active_sessions,
+            max_sessions: 10,
+            last_heartbeat_ms: NOW - 1_000,
+            idle_since_ms: NOW - 100_000,
+            started_at_ms: NOW - 200_000 + number,
+            draining: false,
+            launched: true,
+        }
+    }
+
+    fn snapshot(pending: u64, containers: Vec<Container>) -> FleetSnapshot {
+        let serving = || containers.iter().filter(|container| !container.draining);
+        FleetSnapshot {
+            watched_since_ms: NOW - 1_000_000,
+            pending,
+            slots: serving().map(|container| container.max_sessions).sum(),
+            used: serving().map(|container| container.active_sessions).sum(),
+            containers,
+            ..FleetSnapshot::default()
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_started_and_not_more() {
+        for (pending, active, expected) in [(0, 10, 0), (1, 9, 0), (1, 10, 1), (10, 10, 1), (11, 10, 2), (11, 5, 1)] {
+            let plan = plan(&snapshot(pending, vec![container(1, active)]), &policy(), NOW);
+            assert_eq!(plan.start, expected, "{pending} pending beside {active} of 10");
+        }
+    }
+
+    #[test]
+    fn what_is_on_its_way_is_not_started_again_and_what_never_came_is_given_back() {
+        let mut snapshot = snapshot(15, vec![]);
+        let (coming, late) = (ContainerId::random(), ContainerId::random());
+        snapshot.starting = vec![(coming, NOW + 1), (late.clone(), NOW)];
+        let plan = plan(&snapshot, &policy(), NOW);
+        assert_eq!((plan.start, plan.give_back), (1, vec![late]));
+        assert_eq!(plan.waiting_for, [Wait::Start { containers: 1 }]);
+    }
+
+    #[test]
+    fn more_than_the_maximum_is_waited_for() {
+        let plan = plan(&snapshot(200, vec![]), &policy(), NOW);
+        assert_eq!(plan.start, 5);
+        assert_eq!(plan.waiting_for, [Wait::Maximum { wanted: 20, allowed: 5 }]);
+    }
+
+    #[test]
+    fn the_newest_idle_containers_are_drained_and_what_is_wanted_stays() {
+        let idle = |numbers: [u64; 3]| numbers.map(|number| container(number, 0)).to_vec();
+        let ids = |plan: Plan| plan.drain.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(ids(plan(&snapshot(0, idle([2, 3, 1])), &policy(), NOW)), ["ctr-3", "ctr-2", "ctr-1"]);
+        let warm = FleetPolicy { warm_slots: 15, ..policy() };
+        assert_eq!(ids(plan(&snapshot(0, idle([2, 3, 1])), &warm, NOW)), ["ctr-3"]);
+        let least = FleetPolicy { min_containers: 2, ..policy() };
+        assert_eq!(ids(plan(&snapshot(0, idle([2, 3, 1])), &least, NOW)), ["ctr-3"]);
+    }
+
+    #[test]
+    fn a_silent_container_is_lost_only_if_somebody_could_have_heard_it() {
+        let mut silent = container(1, 3);
+        silent.last_heartbeat_ms = NOW - 15_000;
+        let mut snapshot = snapshot(0, vec![silent.clone()]);
+        assert_eq!(plan(&snapshot, &policy(), NOW).lose, [silent.id]);
+        snapshot.watched_since_ms = NOW - 14_999;
+        let blind = plan(&snapshot, &policy(), NOW);
+        assert!(blind.lose.is_empty());
+        assert_eq!(blind.waiting_for, [Wait::Sight { containers: 1 }]);
+    }
+
+    fn snapshots() -> impl Strategy<Value = FleetSnapshot> {
+        let containers = proptest::collection::vec((0..12u64, any::<bool>(), 0..20_000u64, 0..100_000u64), 0..8);
+        let starting = proptest::collection::vec(0..40_000u64, 0..4);
+        (containers, starting, 0..120u64, 0..40_000u64).prop_map(|(containers, starting, pending, watched)| {
+            let containers =
+                containers.into_iter().enumerate().map(|(number, (active, draining, silent, idle))| Container {
+                    draining,
+                    last_heartbeat_ms: NOW - silent,
+                    idle_since_ms: NOW - idle,
+                    ..container(number as u64, active.min(10))
+                });
+            let mut snapshot = snapshot(pending, containers.collect());
+            snapshot.watched_since_ms = NOW - watched;
+            snapshot.starting = starting.into_iter().map(|at| (ContainerId::random(), NOW - 20_000 + at)).collect();
+            snapshot
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_plan_passes_the_maximum_drains_the_busy_or_starts_twice(
+            snapshot in snapshots(), warm_slots in 0..30u64, min_containers in 0..4u64, max_containers in 4..8u64,
+        ) {
+            let policy = FleetPolicy { warm_slots, min_containers, max_containers, ..policy() };
+            let first = plan(&snapshot, &policy, NOW);
+            let there = snapshot.containers.len() - first.lose.len() + snapshot.starting.len() - first.give_back.len();
+            prop_assert!(first.start == 0 || there as u64 + first.start <= max_containers);
+            for id in &first.drain {
+                let drained = snapshot.containers.iter().find(|container| container.id == *id).expect("known");
+                prop_assert!(drained.active_sessions == 0 && !drained.draining);
+                prop_assert!(!first.lose.contains(id));
+            }
+            prop_assert!(first.start == 0 || first.drain.is_empty());
+
+            // Once it is carried out, there is nothing left to do.
+            let mut after = snapshot.clone();
+            after.pending += after.containers.iter().filter(|c| first.lose.contains(&c.id)).map(|c| c.active_sessions).sum::<u64>();
+            after.containers.retain(|container| !first.lose.contains(&container.id));
+            for container in &mut after.containers {
+                container.draining |= first.drain.contains(&container.id);
+            }
+            after.starting.retain(|(id, _)| !first.give_back.contains(id));
+            after.starting.extend((0..first.start).map(|_| (ContainerId::random(), NOW + 30_000)));
+            let second = plan(&after, &policy, NOW);
+            prop_assert!(second.is_idle(), "{first:?} and then {second:?}");
+
+            // The order in which things are looked at does not matter.
+            let mut turned = snapshot.clone();
+            turned.containers.reverse();
+            turned.starting.reverse();
+            let mut other = plan(&turned, &policy, NOW);
+            other.lose.reverse();
+            other.give_back.reverse();
+            prop_assert_eq!(first, other);
+        }
+    }
+}

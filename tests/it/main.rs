@@ -5,6 +5,7 @@ mod bad_input;
 mod model;
 mod outages;
 mod round_trips;
+mod scripts;
 mod sessions;
 mod sockets;
 mod world;
