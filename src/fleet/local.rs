@@ -38,6 +38,7 @@ pub struct LocalFleet {
     options: LocalOptions,
     children: Arc<Mutex<HashMap<ContainerId, oneshot::Sender<()>>>>,
     exits: mpsc::UnboundedSender<ContainerId>,
+    /// Closed when everything is to end: nothing is started from then on.
     watchers: TaskTracker,
 }
 
@@ -52,6 +53,10 @@ impl LocalFleet {
         let mut children = self.children.lock().expect("not poisoned");
         if children.contains_key(&spec.container_id) {
             return Ok(());
+        }
+        // What ended containers gave up waits in the queue, and whoever looks at the queue wants to start others.
+        if self.watchers.is_closed() {
+            return Err(std::io::Error::other("the server is about to end"));
         }
         let workdir = self.options.root.join(spec.container_id.as_str());
         let mut command = Command::new(&self.options.program);
@@ -82,8 +87,11 @@ impl LocalFleet {
 
     /// Ends all containers and waits until they have.
     pub async fn stop_all(&self) {
-        self.children.lock().expect("not poisoned").clear();
-        self.watchers.close();
+        {
+            let mut children = self.children.lock().expect("not poisoned");
+            self.watchers.close();
+            children.clear();
+        }
         self.watchers.wait().await;
     }
 }
