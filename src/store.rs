@@ -242,13 +242,19 @@ impl Store {
     pub async fn subscribe(endpoint: &str, prefix: &str) -> Result<SubscriberClient, StoreError> {
         let subscriber = builder(endpoint)?.build_subscriber_client()?;
         subscriber.connect();
-        // Subscribes again after each reconnection.
-        drop(subscriber.manage_subscriptions());
         while let Err(error) = subscriber.subscribe(format!("{prefix}events")).await {
             tracing::debug!(%error, "redis cannot be subscribed to yet");
             tokio::time::sleep(SUBSCRIBE_PAUSE).await;
         }
         Ok(subscriber)
+    }
+
+    /// After a reconnection. Returns when it is done.
+    pub async fn subscribe_again(subscriber: &SubscriberClient) {
+        while let Err(error) = subscriber.resubscribe_all().await {
+            tracing::debug!(%error, "redis cannot be subscribed to yet");
+            tokio::time::sleep(SUBSCRIBE_PAUSE).await;
+        }
     }
 
     /// Whether Redis answers.
