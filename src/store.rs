@@ -87,6 +87,17 @@ pub enum Created {
     UserLimit,
 }
 
+/// What a create leaves behind whose answer never came (Redis hung, or the client went away): Redis may carry it
+/// out all the same, and then there is a session nobody knows of, and a reservation nobody acts on.
+#[derive(Debug, Clone)]
+pub struct Unanswered {
+    pub session: SessionId,
+    pub owner: UserId,
+    pub container: ContainerId,
+    /// Its owner can come back for it with the same `Idempotency-Key`.
+    pub wanted: bool,
+}
+
 #[derive(Debug)]
 pub struct Claimed {
     pub sessions: Vec<(Session, u64)>,
@@ -280,16 +291,16 @@ impl Store {
         Reply::new(value)
     }
 
-    /// Writes a session at the end of the queue, within the limits.
+    /// Writes a session at the end of the queue, within the limits. If slots are short, `container` is reserved.
     pub async fn create(
         &self,
         new: &NewSession,
         idempotency: Option<&Idempotency>,
+        container: &ContainerId,
         limits: &Limits,
         policy: &FleetPolicy,
         now_ms: u64,
     ) -> Result<Created, StoreError> {
-        let container = ContainerId::random();
         let mut reply = self
             .call(
                 &self.scripts.create,
@@ -315,7 +326,7 @@ impl Store {
         match reply.word()?.as_str() {
             "created" => {
                 let session = reply.session()?.0;
-                let launch = (!reply.text()?.is_empty()).then_some(container);
+                let launch = (!reply.text()?.is_empty()).then(|| container.clone());
                 Ok(Created::New { session, launch })
             }
             "again" => Ok(Created::Again(reply.session()?.0)),

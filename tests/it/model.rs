@@ -71,7 +71,7 @@ fn claim_request(container: &ContainerId, max: u32, held: &[SessionId]) -> Claim
 
 async fn create(store: &Store, user: &str) -> SessionId {
     let new = new_session(user, false);
-    match store.create(&new, None, &limits(), &policy(0), START).await.expect("redis answers") {
+    match store.create(&new, None, &ContainerId::random(), &limits(), &policy(0), START).await.expect("redis answers") {
         Created::New { session, .. } => session.id,
         other => panic!("{other:?}"),
     }
@@ -321,7 +321,8 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
     match step {
         Move::Create { user, keep_alive } => {
             let new = new_session(&format!("user_{user}"), *keep_alive);
-            let created = store.create(&new, None, &limits, &policy, now).await.expect("redis answers");
+            let created =
+                store.create(&new, None, &ContainerId::random(), &limits, &policy, now).await.expect("redis answers");
             let Created::New { session, launch: None } = created else { panic!("{created:?}") };
             model.queue.push_back(model.sessions.len());
             assert_eq!(session.queue_position, Some(model.queue.len() as u64));
