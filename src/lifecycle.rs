@@ -219,15 +219,15 @@ pub async fn lose_server(app: &App, server: &ServerId, silent_since_ms: Option<u
             break;
         }
         for (connection, session) in &connections {
-            disconnect(app, session, connection, true).await?;
+            disconnect(app, session, connection).await?;
         }
     }
     Ok(())
 }
 
 /// A client's connection has ended.
-pub async fn disconnect(app: &App, id: &SessionId, connection: &ConnectionId, reached: bool) -> Result<(), StoreError> {
-    app.store.disconnect(id, connection, reached, &app.limits, now_ms()).await
+pub async fn disconnect(app: &App, id: &SessionId, connection: &ConnectionId) -> Result<(), StoreError> {
+    app.store.disconnect(id, connection, &app.limits, now_ms()).await
 }
 
 fn log_end(id: &SessionId, reason: EndReason) {

@@ -112,6 +112,8 @@ pub enum Connect {
         address: String,
         secret: String,
         expires_at_ms: u64,
+        /// Whether a client has got through before; the first one to do so says so by `reach`.
+        reached: bool,
     },
     /// Its browser is not there yet.
     Waiting,
@@ -189,6 +191,7 @@ scripts!(
     claim,
     ready,
     connect,
+    reach,
     disconnect,
     end,
     expire,
@@ -460,7 +463,8 @@ impl Store {
         let mut reply = self.call(&self.scripts.connect, args).await?;
         match reply.word()?.as_str() {
             "ready" => {
-                Ok(Connect::Ready { address: reply.text()?, secret: reply.text()?, expires_at_ms: reply.number()? })
+                let (address, secret) = (reply.text()?, reply.text()?);
+                Ok(Connect::Ready { address, secret, expires_at_ms: reply.number()?, reached: reply.number()? == 1 })
             }
             "waiting" => Ok(Connect::Waiting),
             "ended" => Ok(Connect::Ended(reply::parse("end reason", &reply.text()?)?)),
@@ -469,18 +473,27 @@ impl Store {
         }
     }
 
-    /// Takes a connection out. `reached` is false if the browser could not be dialled after all.
+    /// Notes that an entered connection has reached the browser. False: the session has ended or moved since.
+    pub async fn reach(&self, id: &SessionId, connection: &ConnectionId, now_ms: u64) -> Result<bool, StoreError> {
+        let args = json!({ "now": now_ms, "id": id, "connection": connection });
+        match self.call(&self.scripts.reach, args).await?.word()?.as_str() {
+            "reached" => Ok(true),
+            "lost" => Ok(false),
+            word => Err(unexpected("reach", word)),
+        }
+    }
+
+    /// Takes a connection out.
     pub async fn disconnect(
         &self,
         id: &SessionId,
         connection: &ConnectionId,
-        reached: bool,
         limits: &Limits,
         now_ms: u64,
     ) -> Result<(), StoreError> {
         let args = json!({
-            "now": now_ms, "id": id, "connection": connection, "reached": reached,
-            "grace": limits.grace_ms, "connect_wait": limits.connect_wait_ms,
+            "now": now_ms, "id": id, "connection": connection, "grace": limits.grace_ms,
+            "connect_wait": limits.connect_wait_ms,
         });
         match self.call(&self.scripts.disconnect, args).await?.word()?.as_str() {
             "disconnected" | "already" => Ok(()),
