@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use crate::app::App;
 use crate::auth::bearer;
 use crate::clock::now_ms;
+use crate::config::TICK;
 use crate::error::ApiError;
 use crate::ids::{ConnectionId, SessionId};
 use crate::lifecycle;
@@ -172,7 +173,10 @@ async fn connect(app: &App, id: SessionId, mut request: Request) -> Result<Respo
             }
         };
         let close = closing(&app, &id, &mut watch, expires_at_ms);
-        let report = splice(client, browser, SpliceOptions::default(), close).await;
+        // A container that was killed is found lost by its silence, by the next look that is taken.
+        let reason_wait = Duration::from_millis(app.policy.lost_after_ms) + TICK * 3;
+        let options = SpliceOptions { reason_wait, ..SpliceOptions::default() };
+        let report = splice(client, browser, options, close).await;
         tracing::info!(
             session.id = %id, connection.id = %entered.connection, bytes.to_client = report.bytes_to_client,
             bytes.to_browser = report.bytes_to_browser, ended_by = ?report.ended_by, "client disconnected"
