@@ -200,6 +200,7 @@ pub async fn lose_container(
         return Ok(());
     };
     tracing::warn!(container.id = %container, sessions = sessions.len(), "container lost");
+    stop(app, container).await;
     for (id, outcome) in sessions {
         match outcome {
             Outcome::Requeued => {
@@ -209,6 +210,13 @@ pub async fn lose_container(
         }
     }
     Ok(())
+}
+
+/// Ends a container that was given up, in case it only hangs: nobody else would.
+pub async fn stop(app: &App, container: &ContainerId) {
+    if let Err(error) = app.fleet.stop(container).await {
+        tracing::error!(container.id = %container, error = &error as &dyn std::error::Error, "container could not be stopped");
+    }
 }
 
 /// Gives up a server: the connections it carried are closed.

@@ -170,6 +170,7 @@ async fn execute(app: &App, plan: &Plan, now_ms: u64) -> Result<(), StoreError> 
     for container in &plan.give_back {
         if app.store.give_back(container).await? {
             tracing::warn!(container.id = %container, "container never came");
+            lifecycle::stop(app, container).await;
         }
     }
     if plan.start > 0 {
