@@ -1,5 +1,6 @@
 //! The control plane, tested through its doors, on a real Redis.
 
+#[path = "../common/audit.rs"]
 mod audit;
 mod bad_input;
 mod model;
@@ -7,4 +8,5 @@ mod outages;
 mod round_trips;
 mod sessions;
 mod sockets;
+#[path = "../common/world.rs"]
 mod world;
