@@ -1,7 +1,7 @@
 //! The few handles every handler gets.
 
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -15,7 +15,7 @@ use crate::fleet::Fleet;
 use crate::hex;
 use crate::ids::ServerId;
 use crate::store::events::Events;
-use crate::store::{Limits, Store, StoreError};
+use crate::store::{Limits, Store, StoreError, Unanswered};
 use crate::tokens::{SecretTooShort, Tokens};
 
 /// Cheap to clone: every clone is the same application.
@@ -38,6 +38,8 @@ pub struct Parts {
     pub heartbeat: Duration,
     /// This process, as the carrier of client sockets.
     pub server_id: ServerId,
+    /// What may have been created without anybody's knowing.
+    pub unanswered: Mutex<Vec<Unanswered>>,
     /// The sockets this process carries, and what they leave to be done.
     pub sockets: TaskTracker,
     /// Resolves when the process is to end.
@@ -85,6 +87,7 @@ impl App {
             warm_browsers: config.warm_browsers,
             heartbeat: config.heartbeat,
             server_id: ServerId::random(),
+            unanswered: Mutex::default(),
             sockets: TaskTracker::new(),
             stopping: CancellationToken::new(),
         })))

@@ -276,7 +276,7 @@ impl Config {
             start_wait_ms: ms(env.seconds("START_TIMEOUT_SECONDS", 30.0, 3_600.0)),
             idle_ms: ms(env.seconds("CONTAINER_IDLE_SECONDS", 300.0, 86_400.0)),
             lost_after_ms: ms(heartbeat) * MISSED_HEARTBEATS,
-            blind_after_ms: ms(TICK) * 5,
+            blind_after_ms: ms(heartbeat.clamp(TICK * 2, TICK * 5)),
         };
         if policy.min_containers > policy.max_containers {
             env.fault("MIN_CONTAINERS", "must not be greater than MAX_CONTAINERS");

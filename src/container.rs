@@ -52,7 +52,8 @@ pub struct FleetPolicy {
     pub idle_ms: u64,
     /// How long a container or server may be silent.
     pub lost_after_ms: u64,
-    /// A longer gap between two looks means that nobody was looking.
+    /// A longer gap between two looks means that nobody was looking. With the heartbeat that was due when it
+    /// began, and the pause after which the next is tried, it must stay below `lost_after_ms`.
     pub blind_after_ms: u64,
 }
 

@@ -11,7 +11,7 @@ use crate::container::LaunchSpec;
 use crate::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
 use crate::protocol::{ClaimRequest, ContainerPhase, EndedRequest, ReadyRequest};
 use crate::session::{EndReason, NewSession, Session};
-use crate::store::{Claimed, Created, Ended, EndedBy, Idempotency, Lost, Outcome, StoreError};
+use crate::store::{Claimed, Created, Ended, EndedBy, Idempotency, Lost, Outcome, StoreError, Unanswered};
 use crate::tokens::Subject;
 
 /// How long a launched container's token is good for. Its own routes are all it opens.
@@ -23,7 +23,10 @@ const BATCH: u64 = 200;
 
 /// Writes a session, and starts a container if slots are short. Never waits for a browser.
 pub async fn create(app: &App, new: &NewSession, idempotency: Option<&Idempotency>) -> Result<Created, StoreError> {
-    let created = app.store.create(new, idempotency, &app.limits, &app.policy, now_ms()).await?;
+    let container = ContainerId::random();
+    let doubt = Doubt::of(app, new, idempotency, &container);
+    let created = app.store.create(new, idempotency, &container, &app.limits, &app.policy, now_ms()).await?;
+    doubt.resolved();
     if let Created::New { session, launch } = &created {
         tracing::info!(
             session.id = %session.id, user.id = %session.user_id, session.status = "pending",
@@ -34,6 +37,50 @@ pub async fn create(app: &App, new: &NewSession, idempotency: Option<&Idempotenc
         }
     }
     Ok(created)
+}
+
+/// More unanswered creates are not remembered: their own deadlines take care of them.
+const MAX_UNANSWERED: usize = 10_000;
+
+/// Remembers a create as unanswered when it is dropped, unless it was resolved.
+struct Doubt<'a>(&'a App, Option<Unanswered>);
+
+impl<'a> Doubt<'a> {
+    fn of(app: &'a App, new: &NewSession, idempotency: Option<&Idempotency>, container: &ContainerId) -> Self {
+        let unanswered = Unanswered {
+            session: new.id.clone(),
+            owner: new.user_id.clone(),
+            container: container.clone(),
+            wanted: idempotency.is_some(),
+        };
+        Self(app, Some(unanswered))
+    }
+
+    fn resolved(mut self) {
+        self.1 = None;
+    }
+}
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        let mut list = self.0.unanswered.lock().expect("not poisoned");
+        if list.len() < MAX_UNANSWERED {
+            list.extend(self.1.take());
+        }
+    }
+}
+
+/// Undoes the creates that were not answered. Commands of one connection are carried out in order: what Redis was
+/// slow to do is done by the time it does this.
+pub async fn settle(app: &App) -> Result<(), StoreError> {
+    loop {
+        let Some(next) = app.unanswered.lock().expect("not poisoned").last().cloned() else { return Ok(()) };
+        app.store.give_back(&next.container).await?;
+        if !next.wanted {
+            release(app, &next.session, &next.owner).await?;
+        }
+        app.unanswered.lock().expect("not poisoned").retain(|other| other.session != next.session);
+    }
 }
 
 /// Starts a container that was reserved. If that fails the reservation is given back, and the next look
@@ -153,6 +200,7 @@ pub async fn lose_container(
         return Ok(());
     };
     tracing::warn!(container.id = %container, sessions = sessions.len(), "container lost");
+    stop(app, container).await;
     for (id, outcome) in sessions {
         match outcome {
             Outcome::Requeued => {
@@ -164,6 +212,13 @@ pub async fn lose_container(
     Ok(())
 }
 
+/// Ends a container that was given up, in case it only hangs: nobody else would.
+pub async fn stop(app: &App, container: &ContainerId) {
+    if let Err(error) = app.fleet.stop(container).await {
+        tracing::error!(container.id = %container, error = &error as &dyn std::error::Error, "container could not be stopped");
+    }
+}
+
 /// Gives up a server: the connections it carried are closed.
 pub async fn lose_server(app: &App, server: &ServerId, silent_since_ms: Option<u64>) -> Result<(), StoreError> {
     while let Lost::Now(connections) = app.store.lose_server(server, silent_since_ms, BATCH, now_ms()).await? {
@@ -172,15 +227,15 @@ pub async fn lose_server(app: &App, server: &ServerId, silent_since_ms: Option<u
             break;
         }
         for (connection, session) in &connections {
-            disconnect(app, session, connection, true).await?;
+            disconnect(app, session, connection).await?;
         }
     }
     Ok(())
 }
 
 /// A client's connection has ended.
-pub async fn disconnect(app: &App, id: &SessionId, connection: &ConnectionId, reached: bool) -> Result<(), StoreError> {
-    app.store.disconnect(id, connection, reached, &app.limits, now_ms()).await
+pub async fn disconnect(app: &App, id: &SessionId, connection: &ConnectionId) -> Result<(), StoreError> {
+    app.store.disconnect(id, connection, &app.limits, now_ms()).await
 }
 
 fn log_end(id: &SessionId, reason: EndReason) {

@@ -140,6 +140,7 @@ pub fn plan(snapshot: &FleetSnapshot, policy: &FleetPolicy, now_ms: u64) -> Plan
 
 /// Looks, plans and acts, once. What could not be done is seen by the next look.
 pub async fn tick(app: &App) -> Result<Plan, StoreError> {
+    lifecycle::settle(app).await?;
     let expired = lifecycle::expire(app).await?;
     let now_ms = now_ms();
     let snapshot = app.store.snapshot(app.policy.blind_after_ms, now_ms).await?;
@@ -169,6 +170,7 @@ async fn execute(app: &App, plan: &Plan, now_ms: u64) -> Result<(), StoreError> 
     for container in &plan.give_back {
         if app.store.give_back(container).await? {
             tracing::warn!(container.id = %container, "container never came");
+            lifecycle::stop(app, container).await;
         }
     }
     if plan.start > 0 {

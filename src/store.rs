@@ -87,6 +87,17 @@ pub enum Created {
     UserLimit,
 }
 
+/// What a create leaves behind whose answer never came (Redis hung, or the client went away): Redis may carry it
+/// out all the same, and then there is a session nobody knows of, and a reservation nobody acts on.
+#[derive(Debug, Clone)]
+pub struct Unanswered {
+    pub session: SessionId,
+    pub owner: UserId,
+    pub container: ContainerId,
+    /// Its owner can come back for it with the same `Idempotency-Key`.
+    pub wanted: bool,
+}
+
 #[derive(Debug)]
 pub struct Claimed {
     pub sessions: Vec<(Session, u64)>,
@@ -101,6 +112,8 @@ pub enum Connect {
         address: String,
         secret: String,
         expires_at_ms: u64,
+        /// Whether a client has got through before; the first one to do so says so by `reach`.
+        reached: bool,
     },
     /// Its browser is not there yet.
     Waiting,
@@ -178,6 +191,7 @@ scripts!(
     claim,
     ready,
     connect,
+    reach,
     disconnect,
     end,
     expire,
@@ -246,13 +260,19 @@ impl Store {
     pub async fn subscribe(endpoint: &str, prefix: &str) -> Result<SubscriberClient, StoreError> {
         let subscriber = builder(endpoint)?.build_subscriber_client()?;
         subscriber.connect();
-        // Subscribes again after each reconnection.
-        drop(subscriber.manage_subscriptions());
         while let Err(error) = subscriber.subscribe(format!("{prefix}events")).await {
             tracing::debug!(%error, "redis cannot be subscribed to yet");
             tokio::time::sleep(SUBSCRIBE_PAUSE).await;
         }
         Ok(subscriber)
+    }
+
+    /// After a reconnection. Returns when it is done.
+    pub async fn subscribe_again(subscriber: &SubscriberClient) {
+        while let Err(error) = subscriber.resubscribe_all().await {
+            tracing::debug!(%error, "redis cannot be subscribed to yet");
+            tokio::time::sleep(SUBSCRIBE_PAUSE).await;
+        }
     }
 
     /// Whether Redis answers.
@@ -278,16 +298,16 @@ impl Store {
         Reply::new(value)
     }
 
-    /// Writes a session at the end of the queue, within the limits.
+    /// Writes a session at the end of the queue, within the limits. If slots are short, `container` is reserved.
     pub async fn create(
         &self,
         new: &NewSession,
         idempotency: Option<&Idempotency>,
+        container: &ContainerId,
         limits: &Limits,
         policy: &FleetPolicy,
         now_ms: u64,
     ) -> Result<Created, StoreError> {
-        let container = ContainerId::random();
         let mut reply = self
             .call(
                 &self.scripts.create,
@@ -313,7 +333,7 @@ impl Store {
         match reply.word()?.as_str() {
             "created" => {
                 let session = reply.session()?.0;
-                let launch = (!reply.text()?.is_empty()).then_some(container);
+                let launch = (!reply.text()?.is_empty()).then(|| container.clone());
                 Ok(Created::New { session, launch })
             }
             "again" => Ok(Created::Again(reply.session()?.0)),
@@ -447,7 +467,8 @@ impl Store {
         let mut reply = self.call(&self.scripts.connect, args).await?;
         match reply.word()?.as_str() {
             "ready" => {
-                Ok(Connect::Ready { address: reply.text()?, secret: reply.text()?, expires_at_ms: reply.number()? })
+                let (address, secret) = (reply.text()?, reply.text()?);
+                Ok(Connect::Ready { address, secret, expires_at_ms: reply.number()?, reached: reply.number()? == 1 })
             }
             "waiting" => Ok(Connect::Waiting),
             "ended" => Ok(Connect::Ended(reply::parse("end reason", &reply.text()?)?)),
@@ -456,18 +477,27 @@ impl Store {
         }
     }
 
-    /// Takes a connection out. `reached` is false if the browser could not be dialled after all.
+    /// Notes that an entered connection has reached the browser. False: the session has ended or moved since.
+    pub async fn reach(&self, id: &SessionId, connection: &ConnectionId, now_ms: u64) -> Result<bool, StoreError> {
+        let args = json!({ "now": now_ms, "id": id, "connection": connection });
+        match self.call(&self.scripts.reach, args).await?.word()?.as_str() {
+            "reached" => Ok(true),
+            "lost" => Ok(false),
+            word => Err(unexpected("reach", word)),
+        }
+    }
+
+    /// Takes a connection out.
     pub async fn disconnect(
         &self,
         id: &SessionId,
         connection: &ConnectionId,
-        reached: bool,
         limits: &Limits,
         now_ms: u64,
     ) -> Result<(), StoreError> {
         let args = json!({
-            "now": now_ms, "id": id, "connection": connection, "reached": reached,
-            "grace": limits.grace_ms, "connect_wait": limits.connect_wait_ms,
+            "now": now_ms, "id": id, "connection": connection, "grace": limits.grace_ms,
+            "connect_wait": limits.connect_wait_ms,
         });
         match self.call(&self.scripts.disconnect, args).await?.word()?.as_str() {
             "disconnected" | "already" => Ok(()),

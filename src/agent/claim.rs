@@ -93,7 +93,8 @@ impl<S: Future<Output = ()>> ClaimLoop<S> {
                         self.abandon_all().await;
                         return Err(AgentError::OutOfContact(error));
                     }
-                    delay = self.backoff.next_wait();
+                    // Not longer than the beat: after an outage silence is soon taken for death.
+                    delay = self.backoff.next_wait().min(self.agent.config.heartbeat);
                     let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
                     tracing::warn!(error = %error, cause, "a claim failed");
                 }

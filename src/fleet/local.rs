@@ -13,6 +13,7 @@ use futures_util::{FutureExt as _, TryFutureExt as _};
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::{Fleet, FleetError};
 use crate::container::LaunchSpec;
@@ -41,6 +42,7 @@ pub struct LocalFleet {
     options: LocalOptions,
     children: Arc<Mutex<HashMap<ContainerId, oneshot::Sender<()>>>>,
     exits: mpsc::UnboundedSender<ContainerId>,
+    /// Closed when everything is to end: nothing is started from then on.
     watchers: TaskTracker,
 }
 
@@ -53,10 +55,8 @@ impl LocalFleet {
 
     async fn start(&self, spec: &LaunchSpec) -> io::Result<()> {
         let (stop, stopped) = oneshot::channel();
-        match self.children.lock().expect("not poisoned").entry(spec.container_id.clone()) {
-            Entry::Occupied(_) => return Ok(()),
-            Entry::Vacant(entry) => entry.insert(stop),
-        };
+        // Whoever waits for all to end waits for what is being started, too.
+        let Some(_starting) = self.enter(&spec.container_id, stop)? else { return Ok(()) };
         let workdir = self.options.root.join(directory(&spec.container_id));
         let mut command = Command::new(&self.options.program);
         // Nothing of this process's own environment: it holds secrets that containers must not have.
@@ -82,10 +82,29 @@ impl LocalFleet {
         Ok(())
     }
 
+    /// Makes room for a child, unless there is one of that name.
+    fn enter(&self, container: &ContainerId, stop: oneshot::Sender<()>) -> io::Result<Option<TaskTrackerToken>> {
+        let mut children = self.children.lock().expect("not poisoned");
+        // What ended containers gave up waits in the queue, and whoever looks at the queue wants to start others.
+        if self.watchers.is_closed() {
+            return Err(io::Error::other("the server is about to end"));
+        }
+        match children.entry(container.clone()) {
+            Entry::Occupied(_) => Ok(None),
+            Entry::Vacant(entry) => {
+                entry.insert(stop);
+                Ok(Some(self.watchers.token()))
+            }
+        }
+    }
+
     /// Ends all containers and waits until they have.
     pub async fn stop_all(&self) {
-        self.children.lock().expect("not poisoned").clear();
-        self.watchers.close();
+        {
+            let mut children = self.children.lock().expect("not poisoned");
+            self.watchers.close();
+            children.clear();
+        }
         self.watchers.wait().await;
     }
 }

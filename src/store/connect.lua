@@ -1,9 +1,10 @@
 -- Enters a client's connection if the session's browser can be dialled now.
 -- ARGV: now, id, connection, server
--- Replies: ready, address, secret, expires_at | waiting | ended, reason | unknown
+-- Replies: ready, address, secret, expires_at, reached (0: whoever gets through tells so by `reach`) | waiting |
+--   ended, reason | unknown
 -- Atomic, or: a session could end between the look and the entry, and the entry would stay for ever.
 local key = session_key(a.id)
-local fields = redis.call('HMGET', key, 'status', 'ready', 'containerId', 'cdpSecret', 'userId', 'expiresAt', 'endReason')
+local fields = redis.call('HMGET', key, 'status', 'ready', 'containerId', 'cdpSecret', 'userId', 'expiresAt', 'endReason', 'reached')
 if not fields[1] then return { 'unknown' } end
 if fields[1] == 'ended' then return { 'ended', fields[7] } end
 local address = fields[2] and redis.call('HGET', container_key(fields[3]), 'address')
@@ -12,8 +13,6 @@ redis.call('SADD', connections_key(a.id), a.connection)
 redis.call('HSET', connection_key(a.connection), 'sessionId', a.id, 'userId', fields[5], 'serverId', a.server, 'connectedAt', a.now)
 redis.call('SADD', server_key(a.server), a.connection)
 redis.call('ZADD', SERVERS, 'GT', a.now, a.server)
--- A session that a client has reached is never given to another container.
-redis.call('HSETNX', key, 'reachedBy', a.connection)
 redis.call('HSET', key, 'lastActivity', a.now)
 wait_for(a.id, nil)
-return { 'ready', address, fields[4], fields[6] }
+return { 'ready', address, fields[4], fields[6], fields[8] and 1 or 0 }

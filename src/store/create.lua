@@ -18,7 +18,9 @@ if idempotency then
   if before[2] then return { 'again', session(before[2]) } end
 end
 -- The client library repeats a command whose answer it lost with the connection.
-if redis.call('EXISTS', session_key(a.id)) == 1 then return { 'created', session(a.id), '' } end
+if redis.call('EXISTS', session_key(a.id)) == 1 then
+  return { 'created', session(a.id), redis.call('ZSCORE', STARTING, a.container) and a.container or '' }
+end
 if redis.call('ZCARD', ORDER) >= a.max_pending then return { 'queue_full' } end
 if a.max_per_user > 0 and redis.call('ZCARD', user_live_key(a.user)) >= a.max_per_user then
   return { 'user_limit' }

@@ -113,7 +113,11 @@ impl Events {
                     Err(broadcast::error::RecvError::Closed) => break,
                 },
                 reconnected = reconnects.recv() => match reconnected {
-                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => self.look_again(),
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {
+                        // First the ears, then the look: what happens in between would be missed.
+                        Store::subscribe_again(&subscriber).await;
+                        self.look_again();
+                    }
                     Err(broadcast::error::RecvError::Closed) => break,
                 },
             }

@@ -85,7 +85,7 @@ local function end_session(id, now, reason, retention)
   redis.call('ZREM', DEADLINES, id)
   redis.call('ZREM', user_live_key(user), id)
   if retention > 0 then
-    redis.call('HDEL', key, 'waitUntil', 'waitReason', 'cdpSecret', 'ready', 'reachedBy')
+    redis.call('HDEL', key, 'waitUntil', 'waitReason', 'cdpSecret', 'ready', 'reached')
     redis.call('HSET', key, 'status', 'ended', 'endedAt', now, 'endReason', reason)
     redis.call('ZADD', RETENTION, now + retention, id)
     -- Only in case nothing ever looks again: what is due is taken away by `purge`.
@@ -101,7 +101,7 @@ end
 -- served by another container, first of all; for the others it is the end.
 local function lose_session(id, now, queue_wait, max_leases, retention)
   local key = session_key(id)
-  local fields = redis.call('HMGET', key, 'reachedBy', 'lease', 'containerId', 'queueSeq')
+  local fields = redis.call('HMGET', key, 'reached', 'lease', 'containerId')
   if fields[1] then
     end_session(id, now, 'container_lost', retention)
     return 'container_lost'
@@ -112,6 +112,10 @@ local function lose_session(id, now, queue_wait, max_leases, retention)
     return 'failed_to_start'
   end
   leave_container(id, fields[3], now)
+  -- Of clients whose dial is under way: it leads nowhere.
+  for _, connection in ipairs(redis.call('SMEMBERS', connections_key(id))) do
+    forget_connection(id, connection)
+  end
   redis.call('HDEL', key, 'containerId', 'taskArn', 'ready', 'cdpSecret', 'version')
   redis.call('HSET', key, 'status', 'pending')
   redis.call('LPUSH', PENDING, id)

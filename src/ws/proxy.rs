@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use crate::app::App;
 use crate::auth::bearer;
 use crate::clock::now_ms;
+use crate::config::TICK;
 use crate::error::ApiError;
 use crate::ids::{ConnectionId, SessionId};
 use crate::lifecycle;
@@ -101,26 +102,45 @@ fn authorize(app: &App, uri: &Uri, headers: &HeaderMap, named: Option<&SessionId
     }
 }
 
-/// A connection that is entered in the store. It is taken out when this is dropped, whether the client
-/// went away while it was parked, the dial failed, or the last byte has been relayed.
+/// A connection that is entered in the store, or may be: the answer can be lost, and Redis carry out what it was
+/// asked long after. It is taken out when this is dropped, whether the client went away while it was parked, the
+/// dial failed, or the last byte has been relayed.
 struct Entered {
     app: App,
     session: SessionId,
     connection: ConnectionId,
-    reached: bool,
+    refused: bool,
+}
+
+impl Entered {
+    fn new(app: &App, session: &SessionId) -> Self {
+        Self { app: app.clone(), session: session.clone(), connection: ConnectionId::random(), refused: false }
+    }
+
+    /// It is known not to be there.
+    fn refused(mut self) {
+        self.refused = true;
+    }
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
+        if self.refused {
+            return;
+        }
         let (app, session, connection) = (self.app.clone(), self.session.clone(), self.connection.clone());
-        let reached = self.reached;
         self.app.sockets.spawn(async move {
-            if let Err(error) = lifecycle::disconnect(&app, &session, &connection, reached).await {
-                // The session's own end takes it out.
+            // Until it is done: a connection left behind would keep its session alive to the end of its time.
+            while let Err(error) = lifecycle::disconnect(&app, &session, &connection).await {
                 tracing::warn!(
                     session.id = %session, connection.id = %connection,
                     error = &error as &dyn std::error::Error, "connection could not be taken out"
                 );
+                tokio::select! {
+                    () = sleep(RECHECK) => {}
+                    // The next server finds this one lost, and its connections with it.
+                    () = app.stopping.cancelled() => return,
+                }
             }
         });
     }
@@ -153,7 +173,10 @@ async fn connect(app: &App, id: SessionId, mut request: Request) -> Result<Respo
             }
         };
         let close = closing(&app, &id, &mut watch, expires_at_ms);
-        let report = splice(client, browser, SpliceOptions::default(), close).await;
+        // A container that was killed is found lost by its silence, by the next look that is taken.
+        let reason_wait = Duration::from_millis(app.policy.lost_after_ms) + TICK * 3;
+        let options = SpliceOptions { reason_wait, ..SpliceOptions::default() };
+        let report = splice(client, browser, options, close).await;
         tracing::info!(
             session.id = %id, connection.id = %entered.connection, bytes.to_client = report.bytes_to_client,
             bytes.to_browser = report.bytes_to_browser, ended_by = ?report.ended_by, "client disconnected"
@@ -167,14 +190,19 @@ async fn connect(app: &App, id: SessionId, mut request: Request) -> Result<Respo
 async fn reach(app: &App, id: &SessionId, watch: &mut SessionWatch) -> Result<(Leg, Entered, u64), ApiError> {
     let deadline = Instant::now() + app.connect_wait;
     loop {
-        let connection = ConnectionId::random();
-        let pause = match app.store.connect(id, &connection, &app.server_id, now_ms()).await? {
-            Connect::Ready { address, secret, expires_at_ms } => {
-                let mut entered = Entered { app: app.clone(), session: id.clone(), connection, reached: false };
-                match dial(&address, id, &secret).await {
+        let entered = Entered::new(app, id);
+        let pause = match app.store.connect(id, &entered.connection, &app.server_id, now_ms()).await? {
+            Connect::Ready { address, secret, expires_at_ms, reached } => {
+                let dialled = tokio::select! {
+                    dialled = dial(&address, id, &secret) => dialled,
+                    // Its container hung, and was given up: it is somewhere else from now on, or nowhere.
+                    () = moved(watch) => continue,
+                };
+                match dialled {
                     Ok(browser) => {
-                        entered.reached = true;
-                        return Ok((browser, entered, expires_at_ms));
+                        if reached || app.store.reach(id, &entered.connection, now_ms()).await? {
+                            return Ok((browser, entered, expires_at_ms));
+                        }
                     }
                     // The container is about to be found lost, and the session to end or to be requeued.
                     Err(error) => tracing::warn!(
@@ -183,12 +211,22 @@ async fn reach(app: &App, id: &SessionId, watch: &mut SessionWatch) -> Result<(L
                 }
                 REDIAL
             }
-            Connect::Waiting => RECHECK,
-            Connect::Ended(reason) => return Err(gone(reason)),
-            Connect::Unknown => return Err(ApiError::session_not_found()),
+            answer => {
+                entered.refused();
+                match answer {
+                    Connect::Ended(reason) => return Err(gone(reason)),
+                    Connect::Unknown => return Err(ApiError::session_not_found()),
+                    Connect::Ready { .. } | Connect::Waiting => RECHECK,
+                }
+            }
         };
         wait(app, watch, pause, deadline).await?;
     }
+}
+
+/// Resolves when the session is no longer where it was.
+async fn moved(watch: &mut SessionWatch) {
+    while !matches!(watch.next().await, SessionEvent::Requeued | SessionEvent::Ended(_)) {}
 }
 
 async fn dial(address: &str, id: &SessionId, secret: &str) -> Result<Leg, upgrade::DialError> {

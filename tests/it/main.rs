@@ -1,5 +1,6 @@
 //! The control plane, tested through its doors, on a real Redis.
 
+#[path = "../common/audit.rs"]
 mod audit;
 mod bad_input;
 mod model;
@@ -8,4 +9,5 @@ mod round_trips;
 mod scripts;
 mod sessions;
 mod sockets;
+#[path = "../common/world.rs"]
 mod world;

@@ -71,7 +71,7 @@ fn claim_request(container: &ContainerId, max: u32, held: &[SessionId]) -> Claim
 
 async fn create(store: &Store, user: &str) -> SessionId {
     let new = new_session(user, false);
-    match store.create(&new, None, &limits(), &policy(0), START).await.expect("redis answers") {
+    match store.create(&new, None, &ContainerId::random(), &limits(), &policy(0), START).await.expect("redis answers") {
         Created::New { session, .. } => session.id,
         other => panic!("{other:?}"),
     }
@@ -227,7 +227,7 @@ struct Expected {
     lease: u64,
     container: Option<ContainerId>,
     ready: bool,
-    reached_by: Option<ConnectionId>,
+    reached: bool,
     connections: BTreeSet<ConnectionId>,
     wait: Option<(u64, EndReason)>,
     expires_at: u64,
@@ -250,6 +250,20 @@ impl Model {
     fn wait_for(&mut self, index: usize, at: Option<u64>, reason: EndReason) {
         let session = &mut self.sessions[index];
         session.wait = at.filter(|at| *at < session.expires_at).map(|at| (at, reason));
+    }
+
+    /// The last connection has ended.
+    fn wait_for_clients(&mut self, index: usize) {
+        let (session, now, limits) = (&self.sessions[index], self.now, limits());
+        if session.keep_alive {
+            return;
+        }
+        let (at, reason) = if session.reached {
+            (now + limits.grace_ms, EndReason::Disconnected)
+        } else {
+            (now + limits.connect_wait_ms, EndReason::NeverConnected)
+        };
+        self.wait_for(index, Some(at), reason);
     }
 
     fn leave_container(&mut self, index: usize) {
@@ -277,7 +291,7 @@ impl Model {
 
     fn lose_session(&mut self, index: usize) -> Outcome {
         let session = &self.sessions[index];
-        if session.reached_by.is_some() {
+        if session.reached {
             self.end(index, EndReason::ContainerLost);
             return Outcome::Ended(EndReason::ContainerLost);
         }
@@ -290,6 +304,7 @@ impl Model {
         session.status = SessionStatus::Pending;
         session.container = None;
         session.ready = false;
+        session.connections.clear();
         self.queue.push_front(index);
         let at = self.now + limits().queue_wait_ms;
         self.wait_for(index, Some(at), EndReason::QueueTimeout);
@@ -321,7 +336,8 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
     match step {
         Move::Create { user, keep_alive } => {
             let new = new_session(&format!("user_{user}"), *keep_alive);
-            let created = store.create(&new, None, &limits, &policy, now).await.expect("redis answers");
+            let created =
+                store.create(&new, None, &ContainerId::random(), &limits, &policy, now).await.expect("redis answers");
             let Created::New { session, launch: None } = created else { panic!("{created:?}") };
             model.queue.push_back(model.sessions.len());
             assert_eq!(session.queue_position, Some(model.queue.len() as u64));
@@ -333,7 +349,7 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
                 lease: 0,
                 container: None,
                 ready: false,
-                reached_by: None,
+                reached: false,
                 connections: BTreeSet::new(),
                 wait: None,
                 expires_at: now + 600_000,
@@ -411,10 +427,10 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
             let connect = store.connect(&id, &connection, server, now).await.expect("redis answers");
             let expected = &mut model.sessions[index];
             match connect {
-                Connect::Ready { .. } => {
+                Connect::Ready { reached, .. } => {
+                    assert_eq!(reached, expected.reached);
                     assert!(expected.ready && expected.status == SessionStatus::Active);
-                    expected.connections.insert(connection.clone());
-                    expected.reached_by.get_or_insert(connection);
+                    expected.connections.insert(connection);
                     expected.wait = None;
                 }
                 Connect::Waiting => assert!(!expected.ready && expected.status != SessionStatus::Ended),
@@ -426,24 +442,17 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
             let Some(index) = model.pick(*session) else { return };
             let Some(connection) = model.sessions[index].connections.first().cloned() else { return };
             let id = model.sessions[index].id.clone();
-            store.disconnect(&id, &connection, *reached, &limits, now).await.expect("redis answers");
+            if *reached {
+                assert!(store.reach(&id, &connection, now).await.expect("redis answers"));
+                model.sessions[index].reached = true;
+            }
+            store.disconnect(&id, &connection, &limits, now).await.expect("redis answers");
+            assert!(!store.reach(&id, &connection, now).await.expect("redis answers"), "it is no longer there");
             let expected = &mut model.sessions[index];
             expected.connections.remove(&connection);
             let only = expected.connections.is_empty();
-            if *reached {
-                expected.reached_by = Some(connection);
-            } else if expected.reached_by.as_ref() == Some(&connection) {
-                // Which of several others takes its place does not matter, and is not told.
-                expected.reached_by = expected.connections.first().cloned();
-            }
-            let was_reached = expected.reached_by.is_some();
-            if only && !expected.keep_alive {
-                let (at, reason) = if was_reached {
-                    (now + limits.grace_ms, EndReason::Disconnected)
-                } else {
-                    (now + limits.connect_wait_ms, EndReason::NeverConnected)
-                };
-                model.wait_for(index, Some(at), reason);
+            if only {
+                model.wait_for_clients(index);
             }
         }
         Move::Release { session } => {
@@ -509,19 +518,16 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
                 match store.lose_server(server, None, 2, now).await.expect("redis answers") {
                     Lost::Now(connections) if !connections.is_empty() => {
                         for (connection, session) in connections {
-                            store.disconnect(&session, &connection, true, &limits, now).await.expect("redis answers");
+                            store.disconnect(&session, &connection, &limits, now).await.expect("redis answers");
                         }
                     }
                     _ => break,
                 }
             }
             for index in 0..model.sessions.len() {
-                let session = &mut model.sessions[index];
-                if !session.connections.is_empty() {
-                    session.connections.clear();
-                    if !session.keep_alive {
-                        model.wait_for(index, Some(now + limits.grace_ms), EndReason::Disconnected);
-                    }
+                if !model.sessions[index].connections.is_empty() {
+                    model.sessions[index].connections.clear();
+                    model.wait_for_clients(index);
                 }
             }
         }

@@ -1,0 +1,86 @@
+//! The server is killed, and another takes its place.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::processes;
+use crate::scene::{PATIENCE, Scene};
+use crate::world::{eventually, redis_command};
+
+/// Longer than the three seconds after which a container that is silent counts as lost.
+const LONG: Duration = Duration::from_millis(4_500);
+/// Too short for anybody to notice that nobody looked, with containers silent for longer than they may be.
+const SHORT: Duration = Duration::from_millis(2_500);
+
+/// Containers go on, clients that return find their pages, and who does not return is missed in time.
+async fn restart(down: Duration) {
+    let mut scene = Scene::new(&[("MAX_CONTAINERS", "1"), ("MAX_SESSIONS_PER_CONTAINER", "2")]).await;
+    let kept = scene.create_with(json!({"keepAlive": true})).await;
+    let dropped = scene.create().await;
+    let (mut kept_cdp, mut dropped_cdp) = (scene.connect(&kept).await, scene.connect(&dropped).await);
+    let marker = format!("{:?}", Instant::now());
+    kept_cdp.evaluate(&format!("window.marker = {marker:?}")).await;
+    assert_eq!(dropped_cdp.evaluate("1 + 1").await, json!(2));
+    let pending = scene.create().await;
+    assert_eq!(scene.get(&pending.id).await["queuePosition"], 1);
+    let containers = scene.launched();
+
+    scene.kill_server();
+    assert_eq!(kept_cdp.closed(PATIENCE).await.0, 1006);
+    // Nobody changes anything now.
+    let before = scene.contents().await;
+    before.check();
+    let connections = |contents: &crate::audit::Contents| {
+        let keys = contents.hashes.keys().filter(|key| key.starts_with("connection:"));
+        keys.cloned().collect::<Vec<_>>()
+    };
+    let carried = connections(&before);
+    assert_eq!(carried.len(), 2);
+    tokio::time::sleep(down).await;
+    scene.start_server().await;
+    let up = Instant::now();
+
+    let mut kept_cdp = scene.connect(&kept).await;
+    assert_eq!(kept_cdp.evaluate("window.marker").await, json!(marker), "the page is still there");
+    assert_eq!(scene.end_reason(&dropped.id, PATIENCE).await, "disconnected");
+    let missed = up.elapsed();
+    let mut served = scene.connect(&pending).await;
+    assert_eq!(served.evaluate("1 + 1").await, json!(2));
+    println!("down for {down:?}: missed after {missed:?}, the next was served after {:?}", up.elapsed());
+    assert!(missed < Duration::from_secs(10), "it took {missed:?}");
+
+    let redis = scene.redis.client().await;
+    eventually(PATIENCE, async || {
+        let servers = redis_command(&redis, &["ZRANGE", "servers", "0", "-1"]).await.into_array();
+        if servers.len() == 1 { Ok(()) } else { Err(format!("{servers:?}")) }
+    })
+    .await;
+    let now = scene.contents().await;
+    assert!(carried.iter().all(|connection| !now.hashes.contains_key(connection)), "the dead server's connections");
+    assert_eq!(connections(&now).len(), 2);
+    assert!(scene.logged("container lost").is_empty(), "nobody was there to hear it");
+    assert_eq!(scene.launched().len(), containers.len(), "no other container was started");
+    assert!(processes::lives(containers[0].1));
+
+    // Frozen, so that all of it can be read at one moment.
+    scene.kill_server();
+    scene.contents().await.check();
+    scene.start_server().await;
+    for session in [&kept, &pending] {
+        scene.release(&session.id).await;
+    }
+    // The container is nobody's child any more.
+    scene.end_containers().await;
+    scene.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_but_the_sockets_is_lost_when_the_server_is_killed_and_comes_back_late() {
+    restart(LONG).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_but_the_sockets_is_lost_when_the_server_is_killed_and_comes_back_soon() {
+    restart(SHORT).await;
+}
