@@ -88,7 +88,7 @@ async fn a_killed_container_ends_what_was_in_use_and_the_rest_is_served_by_anoth
     let scratch = tempdir("killed");
     let (browser, slow) = slow_browser(&scratch);
     let browser = browser.display().to_string();
-    let scene = Scene::new(&[("CHROME_HEADLESS_SHELL_PATH", &browser)]).await;
+    let scene = Scene::alone(&[("CHROME_HEADLESS_SHELL_PATH", &browser)]).await;
     let (loaded, container) = load(&scene, &slow, None).await;
     std::fs::remove_file(&slow).expect("removed");
     let since = Instant::now();
@@ -105,7 +105,7 @@ async fn a_killed_container_that_nobody_watches_is_found_lost_by_its_silence() {
     let scratch = tempdir("silent");
     let (browser, slow) = slow_browser(&scratch);
     let browser = browser.display().to_string();
-    let mut scene = Scene::new(&[("CHROME_HEADLESS_SHELL_PATH", &browser), ("MAX_CONTAINERS", "0")]).await;
+    let mut scene = Scene::alone(&[("CHROME_HEADLESS_SHELL_PATH", &browser), ("MAX_CONTAINERS", "0")]).await;
     let pid = scene.start_by_hand("ctr-first", &[]);
     let (loaded, container) = load(&scene, &slow, Some("ctr-first")).await;
     std::fs::remove_file(&slow).expect("removed");

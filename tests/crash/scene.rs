@@ -11,6 +11,7 @@ use reqwest::Method;
 use reqwest::header::HeaderMap;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use wallcrawler::config::Config;
 
 use crate::audit::Contents;
@@ -40,7 +41,18 @@ const DEFAULTS: [(&str, &str); 9] = [
     ("RUST_LOG", "info"),
 ];
 
+/// Held together by all scenes but those that are played alone, because they are about time: forty browsers that
+/// start beside them on two cores would be all they measure.
+static STAGE: RwLock<()> = RwLock::const_new(());
+
+#[allow(dead_code)]
+enum Stage {
+    Shared(RwLockReadGuard<'static, ()>),
+    Alone(RwLockWriteGuard<'static, ()>),
+}
+
 pub struct Scene {
+    _stage: Stage,
     pub redis: Redis,
     dir: PathBuf,
     pub port: u16,
@@ -81,6 +93,17 @@ fn free_port() -> u16 {
 impl Scene {
     /// Without a server.
     pub async fn empty(vars: &[(&str, &str)]) -> Self {
+        Self::on(Stage::Shared(STAGE.read().await), vars).await
+    }
+
+    /// With a server that answers, and no other scene at the same time.
+    pub async fn alone(vars: &[(&str, &str)]) -> Self {
+        let mut scene = Self::on(Stage::Alone(STAGE.write().await), vars).await;
+        scene.start_server().await;
+        scene
+    }
+
+    async fn on(stage: Stage, vars: &[(&str, &str)]) -> Self {
         let port = free_port();
         // Short: browsers make sockets below it.
         let dir = PathBuf::from(format!("/tmp/wcc-{port}"));
@@ -99,7 +122,7 @@ impl Scene {
             all.push(((*name).to_owned(), (*value).to_owned()));
         }
         let http = reqwest::Client::builder().no_proxy().build().expect("a client");
-        Self { redis, dir, port, vars: all, server: None, by_hand: Vec::new(), http }
+        Self { _stage: stage, redis, dir, port, vars: all, server: None, by_hand: Vec::new(), http }
     }
 
     /// With a server that answers.

@@ -29,7 +29,7 @@ async fn everything_is_refused_in_time(world: &World, id: &str) {
         assert_eq!(answer.body["code"], "store_unavailable");
         assert!(answer.headers.contains_key("retry-after") && answer.headers.contains_key("retry-after-ms"));
     }
-    assert!(took < Duration::from_millis(2_200), "it took {took:?}");
+    assert!(took < Duration::from_secs(2), "it took {took:?}");
     assert_eq!(client.get("/health").await.status, StatusCode::OK);
 }
 
