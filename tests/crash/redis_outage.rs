@@ -9,7 +9,7 @@ use crate::cdp::Cdp;
 use crate::scene::{Answer, PATIENCE, Scene};
 use crate::world::eventually;
 
-/// Two seconds are promised; the rest is the machine's.
+/// Redis unreachable or slow: the refusal comes within two seconds.
 const PROMISED: Duration = Duration::from_secs(2);
 /// How long after its return everything must work again.
 const RECOVERY: Duration = Duration::from_secs(15);
