@@ -3,9 +3,11 @@
 //! Whoever holds a `Browser` holds the processes: when it is dropped they are killed and the directory is
 //! removed, so a future that is cancelled half-way through a launch leaves nothing behind.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, test_kill_process_group, waitpgid};
@@ -64,8 +66,28 @@ impl Endpoint {
     }
 }
 
+/// What the first browser of a build has shown, and the next ones need not be asked: a browser that is starting
+/// has other things to do.
+#[derive(Default)]
+pub struct Learned {
+    windows: Windows,
+    versions: Mutex<HashMap<PathBuf, Map<String, Value>>>,
+}
+
+impl Learned {
+    async fn version(&self, program: &Program, endpoint: &Endpoint) -> Result<Map<String, Value>, DevtoolsError> {
+        if let Some(version) = self.versions.lock().unwrap_or_else(PoisonError::into_inner).get(&program.path) {
+            return Ok(version.clone());
+        }
+        let version = devtools::version(endpoint.port).await?;
+        self.versions.lock().unwrap_or_else(PoisonError::into_inner).insert(program.path.clone(), version.clone());
+        Ok(version)
+    }
+}
+
 #[derive(Debug)]
 pub struct Browser {
+    version: Map<String, Value>,
     group: Pid,
     dir: PathBuf,
     endpoint: Endpoint,
@@ -84,9 +106,9 @@ impl Browser {
         settings: &BrowserSettings,
         workdir: &Path,
         surroundings: Surroundings,
-        windows: &Windows,
+        learned: &Learned,
     ) -> Result<Self, LaunchError> {
-        tokio::time::timeout(LAUNCH_DEADLINE, Self::start(program, settings, workdir, surroundings, windows))
+        tokio::time::timeout(LAUNCH_DEADLINE, Self::start(program, settings, workdir, surroundings, learned))
             .await
             .unwrap_or(Err(LaunchError::Late))
     }
@@ -96,11 +118,11 @@ impl Browser {
         settings: &BrowserSettings,
         workdir: &Path,
         surroundings: Surroundings,
-        windows: &Windows,
+        learned: &Learned,
     ) -> Result<Self, LaunchError> {
         let dir = workdir.join(format!("b-{}", hex::random(4)));
         let viewport = settings.viewport.unwrap_or(DEFAULT_VIEWPORT);
-        let window = windows.known(viewport).filter(|_| program.full);
+        let window = learned.windows.known(viewport).filter(|_| program.full);
         let line = command_line(program.full, settings, window.unwrap_or(viewport), &dir.join("profile"), surroundings);
         std::fs::create_dir(&dir).map_err(LaunchError::Directory)?;
         let mut child = match child::spawn(command(&program.path, &line, &dir)).await {
@@ -116,8 +138,9 @@ impl Browser {
         browser.endpoint = listening(stderr).await?;
         let page = devtools::first_page(browser.endpoint.port).await?;
         if program.full && window.is_none() {
-            windows.size(&browser.endpoint, &page, viewport).await?;
+            learned.windows.size(&browser.endpoint, &page, viewport).await?;
         }
+        browser.version = learned.version(program, &browser.endpoint).await?;
         Ok(browser)
     }
 
@@ -131,7 +154,7 @@ impl Browser {
             ended.send_replace(status.ok());
         });
         let endpoint = Endpoint { port: 0, path: String::new() };
-        Self { group, dir, endpoint, exit, runtime: Handle::current(), buried: false }
+        Self { version: Map::new(), group, dir, endpoint, exit, runtime: Handle::current(), buried: false }
     }
 
     pub fn endpoint(&self) -> &Endpoint {
@@ -144,8 +167,13 @@ impl Browser {
     }
 
     /// Chrome's own `/json/version`, without the address that holds only on this machine.
-    pub async fn version(&self) -> Result<Map<String, Value>, DevtoolsError> {
-        devtools::version(self.endpoint.port).await
+    pub fn version(&self) -> &Map<String, Value> {
+        &self.version
+    }
+
+    /// Whether it still does.
+    pub async fn answers(&self) -> bool {
+        devtools::version(self.endpoint.port).await.is_ok()
     }
 
     /// Waits until it has ended by itself. `None` if the kernel would not say how.
@@ -291,7 +319,7 @@ mod tests {
         std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("executable");
         let program = Program { path: script.clone(), full: false };
         let surroundings = Surroundings { root: true, closed_loopback: false };
-        let error = Browser::launch(&program, &BrowserSettings::default(), &dir, surroundings, &Windows::default())
+        let error = Browser::launch(&program, &BrowserSettings::default(), &dir, surroundings, &Learned::default())
             .await
             .expect_err("no browser");
         assert!(error.to_string().contains("cannot open display"), "{error}");

@@ -78,7 +78,7 @@ async fn obtain(agent: &Agent, claimed: &ClaimedSession) -> Option<Browser> {
     if settings.fits_a_warm_browser()
         && let Some(browser) = agent.warm.take()
     {
-        if browser.version().await.is_ok() {
+        if browser.answers().await {
             return Some(browser);
         }
         tracing::warn!(session.id = %session, "a warm browser did not answer; another is launched");
@@ -122,9 +122,7 @@ async fn announce_and_watch(
     let exited = browser.exited();
     tokio::pin!(exited);
     let announced = async {
-        // A browser that does not even say who it is can still be told apart by its exit.
-        let version = browser.version().await.unwrap_or_default();
-        let report = ReadyRequest { lease: seat.lease(), cdp_secret, version };
+        let report = ReadyRequest { lease: seat.lease(), cdp_secret, version: browser.version().clone() };
         let mut backoff = Backoff::default();
         loop {
             match agent.api.ready(seat.session(), &report).await {

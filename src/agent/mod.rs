@@ -29,7 +29,7 @@ use tokio::net::TcpListener;
 use tokio::task::spawn_blocking;
 
 use self::api::Api;
-use self::browser::{Browser, LaunchError, Program};
+use self::browser::{Browser, LaunchError, Learned, Program};
 use self::claim::ClaimLoop;
 pub use self::config::AgentConfig;
 use self::find::Found;
@@ -37,7 +37,6 @@ use self::flags::Surroundings;
 use self::held::Held;
 use self::relay::Routes;
 use self::warm::{Room, WarmPool};
-use self::window::Windows;
 use crate::browser_settings::BrowserSettings;
 use crate::sweep;
 
@@ -66,7 +65,7 @@ pub(crate) struct Agent {
     api: Api,
     browsers: Found,
     surroundings: Surroundings,
-    windows: Windows,
+    learned: Learned,
     held: Held,
     routes: Routes,
     warm: WarmPool,
@@ -75,7 +74,7 @@ pub(crate) struct Agent {
 
 impl Agent {
     async fn launch(&self, program: &Program, settings: &BrowserSettings) -> Result<Browser, LaunchError> {
-        Browser::launch(program, settings, &self.config.workdir, self.surroundings, &self.windows).await
+        Browser::launch(program, settings, &self.config.workdir, self.surroundings, &self.learned).await
     }
 
     fn start_draining(&self) {
@@ -121,7 +120,7 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
             root: rustix::process::geteuid().is_root(),
             closed_loopback: config.task_arn.is_some(),
         },
-        windows: Windows::default(),
+        learned: Learned::default(),
         held: Held::new(config.max_sessions),
         routes: Routes::default(),
         warm: WarmPool::default(),

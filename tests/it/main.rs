@@ -5,6 +5,7 @@ mod audit;
 mod bad_input;
 mod model;
 mod outages;
+mod races;
 mod round_trips;
 mod scripts;
 mod sessions;

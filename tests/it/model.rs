@@ -1,12 +1,10 @@
-//! The store's moves against a model of them, in every order; and against each other, at once.
+//! The store's moves against a model of them, in any order.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config as ProptestConfig, TestRunner};
 use serde_json::Map;
-use tokio::sync::Mutex;
 use wallcrawler::container::FleetPolicy;
 use wallcrawler::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
 use wallcrawler::protocol::{ClaimRequest, ContainerPhase, ReadyRequest};
@@ -16,9 +14,9 @@ use wallcrawler::store::{Connect, Created, Ended, EndedBy, Limits, Lost, Outcome
 use crate::audit::Contents;
 use crate::world::{Redis, redis_command};
 
-const START: u64 = 1_767_225_600_000;
+pub const START: u64 = 1_767_225_600_000;
 
-fn limits() -> Limits {
+pub fn limits() -> Limits {
     Limits {
         max_pending: 1_000_000,
         max_per_user: 0,
@@ -31,7 +29,7 @@ fn limits() -> Limits {
     }
 }
 
-fn policy(max_containers: u64) -> FleetPolicy {
+pub fn policy(max_containers: u64) -> FleetPolicy {
     FleetPolicy {
         sessions_per_container: 20,
         warm_slots: 0,
@@ -44,7 +42,7 @@ fn policy(max_containers: u64) -> FleetPolicy {
     }
 }
 
-fn new_session(user: &str, keep_alive: bool) -> NewSession {
+pub fn new_session(user: &str, keep_alive: bool) -> NewSession {
     NewSession {
         id: SessionId::random(),
         user_id: user.parse().expect("an id"),
@@ -55,7 +53,7 @@ fn new_session(user: &str, keep_alive: bool) -> NewSession {
     }
 }
 
-fn claim_request(container: &ContainerId, max: u32, held: &[SessionId]) -> ClaimRequest {
+pub fn claim_request(container: &ContainerId, max: u32, held: &[SessionId]) -> ClaimRequest {
     ClaimRequest {
         container_id: container.clone(),
         current_sessions: u32::try_from(held.len()).expect("few"),
@@ -67,118 +65,6 @@ fn claim_request(container: &ContainerId, max: u32, held: &[SessionId]) -> Claim
         launched: false,
         task_arn: None,
     }
-}
-
-async fn create(store: &Store, user: &str) -> SessionId {
-    let new = new_session(user, false);
-    match store.create(&new, None, &ContainerId::random(), &limits(), &policy(0), START).await.expect("redis answers") {
-        Created::New { session, .. } => session.id,
-        other => panic!("{other:?}"),
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_sessions_are_claimed_by_fifty_containers_each_once_and_in_order() {
-    let redis = Redis::start();
-    let store = Store::open(&redis.url(), "").expect("a store");
-    let mut order = Vec::new();
-    for _ in 0..10_000 {
-        order.push(create(&store, "user_1").await);
-    }
-    let place: BTreeMap<SessionId, usize> = order.iter().cloned().enumerate().map(|(place, id)| (id, place)).collect();
-    let place = Arc::new(place);
-
-    let claims = (0..50u32).map(|number| {
-        let (store, place) = (store.clone(), place.clone());
-        tokio::spawn(async move {
-            let container: ContainerId = format!("ctr-{number}").parse().expect("an id");
-            let mut held = Vec::new();
-            loop {
-                // Each asks for a few at a time, so that all of them meet at the queue's head again and again.
-                let room = u32::try_from(held.len()).expect("few") + 1 + number % 7;
-                let request = claim_request(&container, room, &held);
-                let claimed = store.claim(&request, &limits(), &policy(0), START).await.expect("redis answers");
-                let places: Vec<usize> = claimed.sessions.iter().map(|(session, _)| place[&session.id]).collect();
-                assert!(places.windows(2).all(|pair| pair[0] + 1 == pair[1]), "what one claim gets stood side by side");
-                if places.is_empty() {
-                    return held;
-                }
-                held.extend(claimed.sessions.into_iter().map(|(session, _)| session.id));
-                assert!(
-                    held.windows(2).all(|pair| place[&pair[0]] < place[&pair[1]]),
-                    "a later claim gets later sessions"
-                );
-            }
-        })
-    });
-    let mut all = Vec::new();
-    for claim in claims.collect::<Vec<_>>() {
-        all.extend(claim.await.expect("no panic"));
-    }
-    assert_eq!(all.len(), 10_000);
-    assert_eq!(all.into_iter().collect::<BTreeSet<_>>(), order.into_iter().collect());
-}
-
-/// Containers claim, are lost, and come back, all at once. Afterwards every session is held by exactly one
-/// container that lives, or waits, or has ended because it was lost too often.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_session_is_lost_or_doubled_while_containers_are_killed_at_random() {
-    let redis = Redis::start();
-    let store = Store::open(&redis.url(), "").expect("a store");
-    let mut limits = limits();
-    limits.max_leases = 1_000;
-    let limits = Arc::new(limits);
-    let mut created = BTreeSet::new();
-    for _ in 0..1_000 {
-        created.insert(create(&store, "user_1").await);
-    }
-    // What each container believes to hold. A killed one forgets.
-    let beliefs: Arc<Vec<Mutex<Vec<SessionId>>>> = Arc::new((0..50).map(|_| Mutex::default()).collect());
-    let id = |number: usize| -> ContainerId { format!("ctr-{number}").parse().expect("an id") };
-    let mut tasks = Vec::new();
-    for number in 0..50 {
-        let (store, limits, beliefs) = (store.clone(), limits.clone(), beliefs.clone());
-        tasks.push(tokio::spawn(async move {
-            for round in 0..40u32 {
-                let mut held = beliefs[number].lock().await;
-                let request = claim_request(&id(number), 30, &held);
-                let claimed = store.claim(&request, &limits, &policy(0), START).await.expect("redis answers");
-                held.retain(|session| !claimed.end.contains(session));
-                held.extend(claimed.sessions.into_iter().map(|(session, _)| session.id));
-                // Every third container dies every fourth round, in the middle of everything; half of the
-                // time it also loses the answer to its last claim.
-                if number % 3 == 0 && round % 4 == 3 {
-                    if round % 8 == 3 {
-                        held.clear();
-                    }
-                    store.lose_container(&id(number), None, &limits, START).await.expect("redis answers");
-                }
-                drop(held);
-                tokio::task::yield_now().await;
-            }
-        }));
-    }
-    for task in tasks {
-        task.await.expect("no panic");
-    }
-    // One last heartbeat of each settles who holds what.
-    let mut held_by_any = BTreeSet::new();
-    for number in 0..50 {
-        let mut held = beliefs[number].lock().await;
-        let request = claim_request(&id(number), 30, &held);
-        let claimed = store.claim(&request, &limits, &policy(0), START).await.expect("redis answers");
-        held.retain(|session| !claimed.end.contains(session));
-        held.extend(claimed.sessions.into_iter().map(|(session, _)| session.id));
-        for session in held.iter() {
-            assert!(held_by_any.insert(session.clone()), "{session} is held twice");
-        }
-    }
-    let client = redis.client().await;
-    let contents = Contents::read(&client).await;
-    contents.check();
-    let waiting: BTreeSet<SessionId> = contents.queue().iter().map(|id| id.parse().expect("an id")).collect();
-    assert!(held_by_any.is_disjoint(&waiting));
-    assert_eq!(held_by_any.union(&waiting).cloned().collect::<BTreeSet<_>>(), created, "none is lost");
 }
 
 #[derive(Debug, Clone)]

@@ -1,0 +1,126 @@
+//! What the store's moves are given, and what they answer: a refusal is a value here like any other.
+
+use crate::ids::{ContainerId, SessionId, UserId};
+use crate::session::{EndReason, Session};
+
+/// The times and limits that sessions live by.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    pub max_pending: u64,
+    /// 0: no limit.
+    pub max_per_user: u64,
+    /// How long a session may wait for a container.
+    pub queue_wait_ms: u64,
+    /// How long a claimed session may wait for its browser.
+    pub browser_wait_ms: u64,
+    /// How long a ready session may wait for its first client.
+    pub connect_wait_ms: u64,
+    /// How long a session waits for a client to return.
+    pub grace_ms: u64,
+    /// How long an ended session is kept.
+    pub retention_ms: u64,
+    /// How often a session may be handed to a container before it is given up.
+    pub max_leases: u64,
+}
+
+/// An `Idempotency-Key` and what it was sent with, both hashed.
+#[derive(Debug, Clone)]
+pub struct Idempotency {
+    pub key: String,
+    pub body: String,
+}
+
+#[derive(Debug)]
+pub enum Created {
+    /// `launch` is the container whose start was reserved: start it, or give it back.
+    New {
+        session: Session,
+        launch: Option<ContainerId>,
+    },
+    /// The same request made it before.
+    Again(Session),
+    /// The key was used with another body.
+    Conflict,
+    /// The same request made a session that is no longer kept.
+    Forgotten,
+    QueueFull,
+    UserLimit,
+}
+
+/// What a create leaves behind whose answer never came (Redis hung, or the client went away): Redis may carry it
+/// out all the same, and then there is a session nobody knows of, and a reservation nobody acts on.
+#[derive(Debug, Clone)]
+pub struct Unanswered {
+    pub session: SessionId,
+    pub owner: UserId,
+    pub container: ContainerId,
+    /// Its owner can come back for it with the same `Idempotency-Key`.
+    pub wanted: bool,
+}
+
+#[derive(Debug)]
+pub struct Claimed {
+    pub sessions: Vec<(Session, u64)>,
+    pub end: Vec<SessionId>,
+    pub drain: bool,
+}
+
+#[derive(Debug)]
+pub enum Connect {
+    /// The connection is entered; dial `address`, and disconnect it when it ends.
+    Ready {
+        address: String,
+        secret: String,
+        expires_at_ms: u64,
+        /// Whether a client has got through before; the first one to do so says so by `reach`.
+        reached: bool,
+    },
+    /// Its browser is not there yet.
+    Waiting,
+    Ended(EndReason),
+    Unknown,
+}
+
+#[derive(Debug)]
+pub enum Ended {
+    Now(Session),
+    Already(Session),
+    Unknown,
+}
+
+impl std::str::FromStr for Outcome {
+    type Err = <EndReason as std::str::FromStr>::Err;
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        if word == "requeued" { Ok(Outcome::Requeued) } else { word.parse().map(Outcome::Ended) }
+    }
+}
+
+/// Who wants a session to end.
+#[derive(Debug, Clone, Copy)]
+pub enum EndedBy<'a> {
+    Owner(&'a UserId),
+    Holder { container: &'a ContainerId, lease: u64 },
+}
+
+/// What became of a session whose container was lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    Requeued,
+    Ended(EndReason),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Lost<T> {
+    /// Given up, with what it took along.
+    Now(Vec<T>),
+    /// It gave a sign of life in the meantime.
+    Alive,
+    Unknown,
+}
+
+/// Where a page of sessions ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageEnd {
+    pub created_at_ms: u64,
+    pub id: SessionId,
+}
