@@ -27,7 +27,7 @@ use reply::Reply;
 
 /// How long a command may take before the caller is told that Redis is not available: the answer must be with the
 /// client within two seconds, on a busy machine too.
-const COMMAND_TIMEOUT: Duration = Duration::from_millis(1_200);
+const COMMAND_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 const SUBSCRIBE_PAUSE: Duration = Duration::from_millis(500);
 
