@@ -60,7 +60,13 @@ impl LocalFleet {
         let workdir = self.options.root.join(directory(&spec.container_id));
         let mut command = Command::new(&self.options.program);
         // Nothing of this process's own environment: it holds secrets that containers must not have.
-        command.arg("container").env_clear().envs(self.options.env.iter().cloned()).envs(spec.env());
+        // What it does the server says, too: only what goes wrong is worth a second line in the same terminal.
+        command
+            .arg("container")
+            .env_clear()
+            .env("RUST_LOG", "warn")
+            .envs(self.options.env.iter().cloned())
+            .envs(spec.env());
         // Asked to end, they are to end: who stops the server stops the browsers.
         command.env("DRAIN_SECONDS", "0");
         command.env("CONTAINER_WORKDIR", &workdir).stdin(Stdio::null()).stdout(Stdio::null());
