@@ -1,0 +1,30 @@
+//! No fleet: containers are started by hand, and end by themselves.
+
+use std::future::ready;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+
+use super::{Fleet, FleetError};
+use crate::container::LaunchSpec;
+use crate::ids::ContainerId;
+
+/// For a home that can start no containers. Whoever uses it sets `max_containers` to 0, or reservations would
+/// be made only to be given back.
+#[derive(Debug, Clone, Copy)]
+pub struct NoFleet;
+
+impl Fleet for NoFleet {
+    fn launch<'a>(&'a self, _: &'a LaunchSpec) -> BoxFuture<'a, Result<(), FleetError>> {
+        let cause = "no fleet is configured here: start containers by hand".into();
+        ready(Err(FleetError { action: "starting a container", cause })).boxed()
+    }
+
+    fn stop<'a>(&'a self, _: &'a ContainerId) -> BoxFuture<'a, Result<(), FleetError>> {
+        ready(Ok(())).boxed()
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<ContainerId>, FleetError>> {
+        ready(Ok(Vec::new())).boxed()
+    }
+}
