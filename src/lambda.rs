@@ -7,6 +7,8 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -19,11 +21,14 @@ use lambda_http::{RequestExt as _, Service, service_fn};
 use tower::ServiceExt as _;
 
 use crate::app::{App, BootError};
+use crate::clock::now_ms;
 use crate::config::Config;
 use crate::fleet::none::NoFleet;
-use crate::routes;
 use crate::routes::events::{self, EventError};
+use crate::{lifecycle, routes};
 
+/// A shorter pause between two invocations is none: connections are not forgotten that fast.
+const PAUSE_MS: u64 = 2_000;
 /// How often a waiting claim looks: no other process can wake it.
 const CLAIM_RECHECK: Duration = Duration::from_millis(250);
 
@@ -66,8 +71,15 @@ pub fn service(
     Future = impl Future<Output = Result<Response, EventError>> + Send + 'static,
 > + Clone
 + Send {
-    let router = routes::router(app.clone());
-    service_fn(move |request| answer(app.clone(), router.clone(), request))
+    let entry = Arc::new(Entry { router: routes::router(app.clone()), app, last_ms: AtomicU64::new(now_ms()) });
+    service_fn(move |request| entry.clone().answer(request))
+}
+
+struct Entry {
+    app: App,
+    router: Router,
+    /// When the last invocation was answered. Wall time: a frozen machine's other clocks may have stood still.
+    last_ms: AtomicU64,
 }
 
 /// Lambda writes it down, and shows it to whoever looks for why an event was not taken.
@@ -81,16 +93,33 @@ impl From<EventError> for lambda_http::lambda_runtime::Diagnostic {
     }
 }
 
-/// Where an invocation comes from is told by its context, which the adapter makes and no client can. A path can
-/// be forged: `POST /events` over HTTP is a request like any other, for which there is no route.
-async fn answer(app: App, router: Router, request: lambda_http::Request) -> Result<Response, EventError> {
-    if matches!(request.request_context_ref(), Some(RequestContext::PassThrough)) {
-        let deadline_ms = request.lambda_context_ref().map_or(0, |context| context.deadline);
-        let done = events::take_event(&app, request.body(), deadline_ms).await?;
-        return Ok(Json(done).into_response());
+impl Entry {
+    async fn answer(self: Arc<Self>, request: lambda_http::Request) -> Result<Response, EventError> {
+        if now_ms().saturating_sub(self.last_ms.load(Ordering::Relaxed)) > PAUSE_MS {
+            self.app.store.wake().await;
+        }
+        let answer = self.dispatch(request).await;
+        let answered = answer.as_ref().is_ok_and(|response| !response.status().is_server_error());
+        if answered && !self.app.unanswered.lock().expect("not poisoned").is_empty() {
+            // Nobody else knows of them: the schedule may look from another environment. If it fails, there is a
+            // next invocation, or else their own deadlines.
+            let _ = lifecycle::settle(&self.app).await;
+        }
+        self.last_ms.store(now_ms(), Ordering::Relaxed);
+        answer
     }
-    let routed = router.oneshot(as_sent(request)).await;
-    Ok(routed.unwrap_or_else(|never: Infallible| match never {}))
+
+    /// Where an invocation comes from is told by its context, which the adapter makes and no client can. A path
+    /// can be forged: `POST /events` over HTTP is a request like any other, for which there is no route.
+    async fn dispatch(&self, request: lambda_http::Request) -> Result<Response, EventError> {
+        if matches!(request.request_context_ref(), Some(RequestContext::PassThrough)) {
+            let deadline_ms = request.lambda_context_ref().map_or(0, |context| context.deadline);
+            let done = events::take_event(&self.app, request.body(), deadline_ms).await?;
+            return Ok(Json(done).into_response());
+        }
+        let routed = self.router.clone().oneshot(as_sent(request)).await;
+        Ok(routed.unwrap_or_else(|never: Infallible| match never {}))
+    }
 }
 
 /// The request as its client meant it: without the stage in its path, and with the host and the request id

@@ -54,6 +54,7 @@ fn main() -> ExitCode {
 }
 
 /// Where AWS runs a function, it says by this variable where its events are to be had.
+#[cfg(any(feature = "native", feature = "agent", feature = "lambda"))]
 fn on_lambda() -> bool {
     config::env("AWS_LAMBDA_RUNTIME_API").is_some()
 }

@@ -328,6 +328,44 @@ async fn without_redis_a_stopped_task_is_told_again_and_a_look_is_not() {
 }
 
 #[tokio::test]
+async fn a_redis_that_hangs_is_refused_in_time_after_a_pause_too() {
+    let home = Home::new(&[]).await;
+    let mut service = Adapter::from(lambda::service(home.app.clone()));
+    let mut invoke = async || {
+        let request: LambdaRequest = serde_json::from_str(HTTP_API).expect("a request");
+        let answer = service.call(LambdaEvent::new(request, Context::default())).await.expect("an answer");
+        serde_json::to_value(answer).expect("JSON")
+    };
+    assert_eq!(invoke().await["statusCode"], 201);
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    home.redis.signal("-STOP");
+    let asked = std::time::Instant::now();
+    let answer = invoke().await;
+    let took = asked.elapsed();
+    assert_eq!(answer["statusCode"], 503, "{answer}");
+    assert!(took < Duration::from_secs(2), "it took {took:?}");
+}
+
+#[tokio::test]
+async fn a_create_that_was_not_answered_is_undone_by_the_next_invocation() {
+    let home = Home::new(&[]).await;
+    home.invoke(&event(HTTP_API)).await.expect("an answer");
+    home.redis.signal("-STOP");
+    assert_eq!(home.invoke(&event(HTTP_API)).await.expect("an answer")["statusCode"], 503);
+    home.redis.signal("-CONT");
+    crate::world::eventually(Duration::from_secs(10), async || {
+        let answer = home.invoke(&http("GET", "/sessions", &[], &Value::Null)).await.expect("an answer");
+        if answer["statusCode"] == 200 { Ok(()) } else { Err(answer.to_string()) }
+    })
+    .await;
+    let contents = home.contents().await;
+    let mut statuses: Vec<_> = contents.sessions().values().map(|session| session["status"].clone()).collect();
+    statuses.sort();
+    assert_eq!(statuses, ["ended", "pending"], "redis had heard of both");
+    contents.check();
+}
+
+#[tokio::test]
 async fn a_waiting_claim_looks_by_itself_as_nobody_tells_it_anything() {
     let home = Home::new(&[]).await;
     let waiting = claim("ctr-a", 10);
