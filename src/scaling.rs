@@ -289,6 +289,18 @@ mod tests {
     }
 
     #[test]
+    fn a_silent_server_is_lost_only_if_somebody_could_have_heard_it() {
+        let silent = ServerId::random();
+        let mut snapshot = FleetSnapshot { servers: vec![(silent.clone(), NOW - 15_000)], ..snapshot(0, vec![]) };
+        assert_eq!(plan(&snapshot, &policy(), NOW).lose_servers, [silent]);
+        snapshot.watched_since_ms = NOW - 14_999;
+        let blind = plan(&snapshot, &policy(), NOW);
+        assert!(blind.lose_servers.is_empty() && blind.wants_watch());
+        snapshot.servers[0].1 = NOW - 14_999;
+        assert!(!plan(&snapshot, &policy(), NOW).wants_watch());
+    }
+
+    #[test]
     fn a_silent_container_is_lost_only_if_somebody_could_have_heard_it() {
         let mut silent = container(1, 3);
         silent.last_heartbeat_ms = NOW - 15_000;

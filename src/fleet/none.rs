@@ -28,3 +28,26 @@ impl Fleet for NoFleet {
         ready(Ok(Vec::new())).boxed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_launch_is_refused_and_says_what_to_do_instead() {
+        let spec = LaunchSpec {
+            container_id: ContainerId::random(),
+            token: String::new(),
+            api_endpoint: String::new(),
+            max_sessions: 1,
+            warm_browsers: 0,
+            heartbeat: Duration::from_secs(5),
+        };
+        let refused = NoFleet.launch(&spec).await.expect_err("refused");
+        assert!(refused.source().is_some_and(|cause| cause.to_string().contains("by hand")));
+        NoFleet.stop(&spec.container_id).await.expect("it is not there");
+    }
+}

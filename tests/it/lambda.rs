@@ -385,10 +385,21 @@ async fn a_waiting_claim_looks_by_itself_as_nobody_tells_it_anything() {
     assert!(took < Duration::from_millis(1_000), "it took {took:?}");
 }
 
+/// Beside the session nothing is written: no reservation that would have to be given back.
 #[tokio::test]
 async fn nothing_is_reserved_where_no_fleet_is() {
     let home = Home::new(&[("MAX_CONTAINERS", "10"), ("MIN_CONTAINERS", "2"), ("WARM_SLOTS", "20")]).await;
+    let redis = home.redis.client().await;
+    let scripts = async || {
+        let info = crate::world::redis_command(&redis, &["INFO", "commandstats"]).await.into_string().expect("a text");
+        let calls = info.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next());
+        calls.map_or(0, |calls| calls.parse::<u64>().expect("a number"))
+    };
+    // The first loads the script.
     home.invoke(&event(HTTP_API)).await.expect("an answer");
+    let before = scripts().await;
+    home.invoke(&event(HTTP_API)).await.expect("an answer");
+    assert_eq!(scripts().await - before, 1);
     home.invoke(&event(SCHEDULE)).await.expect("done");
     let contents = home.contents().await;
     assert!(!contents.sorted.contains_key("containers-starting"), "{contents:?}");
