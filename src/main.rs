@@ -7,7 +7,6 @@ use wallcrawler::clock::now_ms;
 use wallcrawler::config;
 use wallcrawler::ids::ContainerId;
 use wallcrawler::lifecycle::CONTAINER_TOKEN_MS;
-use wallcrawler::telemetry;
 use wallcrawler::tokens::{Subject, Tokens};
 
 const USAGE: &str = "\
@@ -62,7 +61,7 @@ fn on_lambda() -> bool {
 #[cfg(any(feature = "native", feature = "agent", feature = "lambda"))]
 fn run(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let json = on_lambda() || config::env("LOG_FORMAT").as_deref() == Some("json");
-    telemetry::init(json, config::env("RUST_LOG").as_deref());
+    wallcrawler::telemetry::init(json, config::env("RUST_LOG").as_deref());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     let done = runtime.block_on(work);
     runtime.shutdown_background();
