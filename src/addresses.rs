@@ -31,7 +31,12 @@ impl Addresses {
         let base = match &self.public_url {
             // http -> ws, https -> wss.
             Some(url) => url.replacen("http", "ws", 1),
-            None => format!("ws://{}", requested_host(headers).unwrap_or("127.0.0.1")),
+            None => {
+                // What ends TLS in front of us says so. A client that makes it up only misleads itself.
+                let tls = headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
+                let scheme = if tls { "wss" } else { "ws" };
+                format!("{scheme}://{}", requested_host(headers).unwrap_or("127.0.0.1"))
+            }
         };
         format!("{base}/cdp?sessionId={session}&token={token}")
     }
@@ -62,6 +67,9 @@ mod tests {
         assert_eq!(url(&addresses, &headers), "ws://localhost:8080/cdp?sessionId=ses_1&token=t");
         headers.insert(HOST, "evil/path".parse().expect("a value"));
         assert_eq!(url(&addresses, &headers), "ws://127.0.0.1/cdp?sessionId=ses_1&token=t");
+        headers.insert(HOST, "abc.example.com".parse().expect("a host"));
+        headers.insert("x-forwarded-proto", "https".parse().expect("a value"));
+        assert_eq!(url(&addresses, &headers), "wss://abc.example.com/cdp?sessionId=ses_1&token=t");
         addresses.public_url = Some("https://wc.example.com/api".to_owned());
         assert_eq!(url(&addresses, &headers), "wss://wc.example.com/api/cdp?sessionId=ses_1&token=t");
         addresses.load_balancer = Some("lb.example.com".to_owned());

@@ -36,6 +36,8 @@ pub struct Parts {
     /// What a launched container is told beside its name.
     pub warm_browsers: u32,
     pub heartbeat: Duration,
+    /// How often a waiting claim looks by itself.
+    pub claim_recheck: Duration,
     /// This process, as the carrier of client sockets.
     pub server_id: ServerId,
     /// What may have been created without anybody's knowing.
@@ -86,6 +88,7 @@ impl App {
             connect_wait: config.connect_wait,
             warm_browsers: config.warm_browsers,
             heartbeat: config.heartbeat,
+            claim_recheck: config.claim_recheck,
             server_id: ServerId::random(),
             unanswered: Mutex::default(),
             sockets: TaskTracker::new(),

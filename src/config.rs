@@ -18,6 +18,8 @@ use crate::tokens::MIN_SECRET_BYTES;
 pub const DEV_API_KEY: &str = "wc_dev";
 /// The timer of a native server.
 pub const TICK: Duration = Duration::from_secs(1);
+/// Where events are heard, one may still be lost.
+const CLAIM_RECHECK: Duration = Duration::from_secs(2);
 
 /// How strict to be: only development has defaults for what must be secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +60,8 @@ pub struct Config {
     pub connect_wait: Duration,
     pub warm_browsers: u32,
     pub heartbeat: Duration,
+    /// How often a waiting claim looks by itself. Each home says how much it hears of other processes.
+    pub claim_recheck: Duration,
     pub tmp_dir: PathBuf,
     /// What child processes get of this environment.
     pub child_env: Vec<(String, String)>,
@@ -306,6 +310,7 @@ impl Config {
             connect_wait: env.seconds("CONNECT_WAIT_SECONDS", 120.0, 3_600.0),
             warm_browsers: u32::try_from(env.number("WARM_BROWSERS", 1, 0..=100)).unwrap_or(1),
             heartbeat,
+            claim_recheck: CLAIM_RECHECK,
             tmp_dir: tmp_dir(&env),
             child_env: PASSED_ON
                 .iter()

@@ -5,8 +5,8 @@
 //!
 //! Four floors; imports only go down.
 //!
-//! - **The doors**: `main`, [`server`] (the native home), [`native`] (HTTP/1.1 on a port), [`routes`], [`ws`],
-//!   [`auth`], [`error`], [`telemetry`], and [`agent`], the browser container.
+//! - **The doors**: `main`, [`server`] (the native home), [`native`] (HTTP/1.1 on a port), [`lambda`] (the Lambda
+//!   home), [`routes`], [`ws`], [`auth`], [`error`], [`telemetry`], and [`agent`], the browser container.
 //! - **Behaviour**: [`lifecycle`] (what happens to sessions and containers), [`scaling`] (how many containers).
 //! - **Seams**: [`app`] holds them together; [`store`] (Redis), [`fleet`] (what runs containers), [`upgrade`]
 //!   and [`splice`] (sockets).
@@ -29,6 +29,8 @@ pub mod error;
 pub mod fleet;
 pub mod hex;
 pub mod ids;
+#[cfg(feature = "lambda")]
+pub mod lambda;
 pub mod lifecycle;
 #[cfg(feature = "agent")]
 pub mod native;

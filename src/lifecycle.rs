@@ -16,8 +16,6 @@ use crate::tokens::Subject;
 
 /// How long a launched container's token is good for. Its own routes are all it opens.
 pub const CONTAINER_TOKEN_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
-/// Events can be lost, so a waiting claim looks by itself this often.
-const CLAIM_RECHECK: Duration = Duration::from_secs(2);
 /// How many sessions or connections one script works on.
 const BATCH: u64 = 200;
 
@@ -125,7 +123,8 @@ pub async fn claim(app: &App, request: &ClaimRequest) -> Result<Claimed, StoreEr
         tokio::select! {
             () = app.events.work(), if has_room => {}
             () = watch.next() => {}
-            () = tokio::time::sleep_until(deadline.min(Instant::now() + CLAIM_RECHECK)) => {}
+            // Events can be lost, and not every home hears them.
+            () = tokio::time::sleep_until(deadline.min(Instant::now() + app.claim_recheck)) => {}
             () = app.stopping.cancelled() => return Ok(claimed),
         }
     }

@@ -3,31 +3,31 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
-use wallcrawler::agent::{self, AgentConfig};
 use wallcrawler::clock::now_ms;
-use wallcrawler::config::{self, Config, DEV_API_KEY};
+use wallcrawler::config;
 use wallcrawler::ids::ContainerId;
 use wallcrawler::lifecycle::CONTAINER_TOKEN_MS;
-use wallcrawler::server::Server;
-use wallcrawler::telemetry;
 use wallcrawler::tokens::{Subject, Tokens};
 
 const USAGE: &str = "\
 wallcrawler: fresh Chromium sessions for browser agents
 
-  wallcrawler                     serve the API and the CDP proxy
+  wallcrawler                     serve the API and the CDP proxy; on Lambda, the API
   wallcrawler container           run browsers for a server (CONTAINER_ID, CONTAINER_TOKEN, API_ENDPOINT)
   wallcrawler token container ID  mint the token of a container that is started by hand (JWE_SECRET)
   wallcrawler help | --version
 
-Everything is configured by environment variables: see README.md.";
+Everything is configured by environment variables: see README.md. The build for Lambda serves only there.";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
+        #[cfg(feature = "lambda")]
+        [] if on_lambda() => run(lambda()),
+        #[cfg(feature = "native")]
         [] => run(serve()),
+        #[cfg(feature = "agent")]
         ["container"] => run(container()),
         ["token", "container", id] => token(id),
         ["help" | "--help" | "-h"] => {
@@ -52,9 +52,16 @@ fn main() -> ExitCode {
     }
 }
 
+/// Where AWS runs a function, it says by this variable where its events are to be had.
+#[cfg(any(feature = "native", feature = "agent", feature = "lambda"))]
+fn on_lambda() -> bool {
+    config::env("AWS_LAMBDA_RUNTIME_API").is_some()
+}
+
+#[cfg(any(feature = "native", feature = "agent", feature = "lambda"))]
 fn run(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    let json = config::env("LOG_FORMAT").as_deref() == Some("json");
-    telemetry::init(json, config::env("RUST_LOG").as_deref());
+    let json = on_lambda() || config::env("LOG_FORMAT").as_deref() == Some("json");
+    wallcrawler::telemetry::init(json, config::env("RUST_LOG").as_deref());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     let done = runtime.block_on(work);
     runtime.shutdown_background();
@@ -62,7 +69,9 @@ fn run(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
 }
 
 /// Resolves at SIGINT or SIGTERM. The second one ends the process at once.
+#[cfg(feature = "agent")]
 fn stop_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
+    use tokio::signal::unix::{SignalKind, signal};
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be caught")?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be caught")?;
     Ok(async move {
@@ -80,12 +89,19 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
     })
 }
 
+#[cfg(feature = "lambda")]
+async fn lambda() -> anyhow::Result<()> {
+    wallcrawler::lambda::serve(config::Config::from_env()?).await?;
+    Ok(())
+}
+
+#[cfg(feature = "native")]
 async fn serve() -> anyhow::Result<()> {
-    let config = Config::from_env()?;
+    let config = config::Config::from_env()?;
     let default_api_key = config.default_api_key;
     let program = std::env::current_exe().context("this program's own path cannot be found")?;
     let shutdown = stop_signal()?;
-    let server = Server::start(config, program).await?;
+    let server = wallcrawler::server::Server::start(config, program).await?;
     let url = format!("http://{}", server.address);
     if default_api_key {
         println!("{}", welcome(&url));
@@ -96,7 +112,9 @@ async fn serve() -> anyhow::Result<()> {
     Ok(())
 }
 
+#[cfg(feature = "native")]
 fn welcome(url: &str) -> String {
+    use wallcrawler::config::DEV_API_KEY;
     format!(
         "
   wallcrawler is listening on {url}
@@ -113,7 +131,9 @@ fn welcome(url: &str) -> String {
     )
 }
 
+#[cfg(feature = "agent")]
 async fn container() -> anyhow::Result<()> {
+    use wallcrawler::agent::{self, AgentConfig};
     let config = AgentConfig::from_env()?;
     let shutdown = stop_signal()?;
     agent::run(config, shutdown).await?;

@@ -36,8 +36,8 @@ pub enum Wait {
     Maximum { wanted: u64, allowed: u64 },
     /// Containers that must finish their sessions.
     Drain { containers: u64 },
-    /// Old heartbeats that nobody could have seen.
-    Sight { containers: u64 },
+    /// Old heartbeats that nobody could have seen: of containers, and of servers.
+    Sight { silent: u64 },
 }
 
 impl fmt::Display for Wait {
@@ -46,7 +46,7 @@ impl fmt::Display for Wait {
             Wait::Start { containers } => write!(f, "{containers} starting"),
             Wait::Maximum { wanted, allowed } => write!(f, "{wanted} wanted, {allowed} more allowed"),
             Wait::Drain { containers } => write!(f, "{containers} draining"),
-            Wait::Sight { containers } => write!(f, "{containers} not heard of since the watch began"),
+            Wait::Sight { silent } => write!(f, "{silent} not heard of since the watch began"),
         }
     }
 }
@@ -58,6 +58,11 @@ impl Plan {
             && self.lose.is_empty()
             && self.give_back.is_empty()
             && self.lose_servers.is_empty()
+    }
+
+    /// Whether there is somebody silent on whom only a watch without a gap can pass judgement.
+    pub fn wants_watch(&self) -> bool {
+        self.waiting_for.iter().any(|wait| matches!(wait, Wait::Sight { .. }))
     }
 }
 
@@ -101,6 +106,8 @@ pub fn plan(snapshot: &FleetSnapshot, policy: &FleetPolicy, now_ms: u64) -> Plan
     for (id, last_beat_ms) in &snapshot.servers {
         if judged(*last_beat_ms) {
             plan.lose_servers.push(id.clone());
+        } else {
+            unseen += u64::from(silent(*last_beat_ms));
         }
     }
 
@@ -132,7 +139,7 @@ pub fn plan(snapshot: &FleetSnapshot, policy: &FleetPolicy, now_ms: u64) -> Plan
         (starting, Wait::Start { containers: starting }),
         (short - plan.start, Wait::Maximum { wanted: short, allowed }),
         (draining, Wait::Drain { containers: draining }),
-        (unseen, Wait::Sight { containers: unseen }),
+        (unseen, Wait::Sight { silent: unseen }),
     ];
     plan.waiting_for = waits.into_iter().filter(|(count, _)| *count > 0).map(|(_, wait)| wait).collect();
     plan
@@ -282,6 +289,18 @@ mod tests {
     }
 
     #[test]
+    fn a_silent_server_is_lost_only_if_somebody_could_have_heard_it() {
+        let silent = ServerId::random();
+        let mut snapshot = FleetSnapshot { servers: vec![(silent.clone(), NOW - 15_000)], ..snapshot(0, vec![]) };
+        assert_eq!(plan(&snapshot, &policy(), NOW).lose_servers, [silent]);
+        snapshot.watched_since_ms = NOW - 14_999;
+        let blind = plan(&snapshot, &policy(), NOW);
+        assert!(blind.lose_servers.is_empty() && blind.wants_watch());
+        snapshot.servers[0].1 = NOW - 14_999;
+        assert!(!plan(&snapshot, &policy(), NOW).wants_watch());
+    }
+
+    #[test]
     fn a_silent_container_is_lost_only_if_somebody_could_have_heard_it() {
         let mut silent = container(1, 3);
         silent.last_heartbeat_ms = NOW - 15_000;
@@ -290,7 +309,7 @@ mod tests {
         snapshot.watched_since_ms = NOW - 14_999;
         let blind = plan(&snapshot, &policy(), NOW);
         assert!(blind.lose.is_empty());
-        assert_eq!(blind.waiting_for, [Wait::Sight { containers: 1 }]);
+        assert_eq!(blind.waiting_for, [Wait::Sight { silent: 1 }]);
     }
 
     fn snapshots() -> impl Strategy<Value = FleetSnapshot> {

@@ -18,6 +18,7 @@ use fred::prelude::{
 use fred::types::Value as RedisValue;
 use fred::types::scripts::Script;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::container::{Container, FleetPolicy, FleetSnapshot};
 use crate::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
@@ -28,6 +29,10 @@ use reply::Reply;
 /// How long a command may take before the caller is told that Redis is not available: the answer must be with the
 /// client within two seconds, on a busy machine too.
 const COMMAND_TIMEOUT: Duration = Duration::from_millis(1_500);
+
+/// How long a connection may take to show that it still leads anywhere, and another to take its place. With a
+/// command after it the answer is still within the two seconds.
+const WAKE_TIMEOUT: Duration = Duration::from_millis(250);
 
 const SUBSCRIBE_PAUSE: Duration = Duration::from_millis(500);
 
@@ -103,6 +108,9 @@ impl std::fmt::Debug for Store {
 
 fn builder(endpoint: &str) -> Result<Builder, StoreError> {
     let config = RedisConfig { fail_fast: false, ..RedisConfig::from_url(endpoint)? };
+    let mut policy = ReconnectPolicy::new_exponential(0, 20, 500, 2);
+    // A function that was frozen connects again while a request waits; the usual jitter is 100 ms.
+    policy.set_jitter(20);
     let mut builder = Builder::from_config(config);
     builder
         .with_performance_config(|performance| {
@@ -119,7 +127,7 @@ fn builder(endpoint: &str) -> Result<Builder, StoreError> {
             connection.unresponsive.max_timeout = Some(Duration::from_secs(3));
             connection.unresponsive.interval = Duration::from_secs(1);
         })
-        .set_policy(ReconnectPolicy::new_exponential(0, 20, 500, 2));
+        .set_policy(policy);
     Ok(builder)
 }
 
@@ -159,6 +167,17 @@ impl Store {
     /// Whether Redis answers.
     pub async fn ping(&self) -> Result<(), StoreError> {
         Ok(self.client.ping::<()>(None).await?)
+    }
+
+    /// After a pause in which this process may have been frozen. A connection that was closed meanwhile is noticed by
+    /// its next command, and costs nothing; one that was forgotten on its way says nothing, and would cost that
+    /// command all its time. Here it is found out and replaced. A Redis that is away is the next command's affair.
+    pub async fn wake(&self) {
+        if matches!(timeout(WAKE_TIMEOUT, self.ping()).await, Ok(Ok(()))) {
+            return;
+        }
+        tracing::info!("redis does not answer after a pause: connecting again");
+        let _ = timeout(WAKE_TIMEOUT, self.client.force_reconnection()).await;
     }
 
     /// Closes the connection.

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "native")]
 pub mod local;
+pub mod none;
 
 use futures_util::future::BoxFuture;
 

@@ -1,7 +1,10 @@
-//! The routing table.
+//! The routing table. What AWS tells (`events`) is not in it: it comes by another door, which no HTTP request
+//! leads to.
 
 pub mod body;
 mod claim;
+#[cfg(feature = "lambda")]
+pub mod events;
 mod health;
 mod sessions;
 

@@ -3,6 +3,8 @@
 #[path = "../common/audit.rs"]
 mod audit;
 mod bad_input;
+#[cfg(feature = "lambda")]
+mod lambda;
 mod model;
 mod outages;
 mod races;

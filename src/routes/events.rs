@@ -1,0 +1,115 @@
+//! What AWS itself tells: the schedule, and tasks that ended. It comes by invocation of the function alone, so
+//! there is no route for it.
+//!
+//! The invocations are asynchronous: nobody reads the answer, but an `Err` has Lambda try again, and then put
+//! the event where failed ones are kept.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::clock::now_ms;
+use crate::config::TICK;
+use crate::ids::ContainerId;
+use crate::store::StoreError;
+use crate::{lifecycle, scaling};
+
+/// What is left of an invocation's time for its end.
+const MARGIN_MS: u64 = 3_000;
+
+/// Why an event is not to be taken for done.
+#[derive(Debug, thiserror::Error)]
+pub enum EventError {
+    #[error("an event that nobody here understands")]
+    Unknown,
+    #[error("the event could not be acted on")]
+    Store(#[from] StoreError),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Event {
+    source: String,
+    detail_type: String,
+    #[serde(default)]
+    detail: Value,
+}
+
+/// Acts on an event, and says what was done. `deadline_ms` is when the invocation is cut off, in milliseconds
+/// since the Unix epoch.
+pub async fn take_event(app: &App, body: &[u8], deadline_ms: u64) -> Result<Value, EventError> {
+    let Ok(event) = serde_json::from_slice::<Event>(body) else {
+        // Not even its beginning: it may be a request that its adapter did not understand, with a key in it.
+        tracing::error!(bytes = body.len(), "an event that nobody here understands");
+        return Err(EventError::Unknown);
+    };
+    match (event.source.as_str(), event.detail_type.as_str()) {
+        // The rule of an event bus, and the scheduler that is a service of its own.
+        ("aws.events" | "aws.scheduler", "Scheduled Event") => Ok(look(app, deadline_ms).await),
+        ("aws.ecs", "ECS Task State Change") => task_changed(app, &event.detail).await,
+        (source, detail_type) => {
+            tracing::error!(source, detail_type, "an event that nobody here understands");
+            Err(EventError::Unknown)
+        }
+    }
+}
+
+/// Looks at the fleet, as the native home does each second. A look that fails is no error: the next is made up
+/// for by it, and a repeated one would only come in between.
+///
+/// Once a minute is too seldom to tell who is silent from who could not be heard; so while somebody is silent,
+/// the look is kept up until there is a judgement, or the invocation's time is over.
+async fn look(app: &App, deadline_ms: u64) -> Value {
+    let mut looks = 0u32;
+    loop {
+        let plan = match scaling::tick(app).await {
+            Ok(plan) => plan,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "the look at the fleet failed");
+                return json!({ "ok": false, "looks": looks, "error": error.to_string() });
+            }
+        };
+        looks += 1;
+        if !plan.wants_watch() {
+            return json!({ "ok": true, "looks": looks });
+        }
+        if now_ms() + MARGIN_MS >= deadline_ms {
+            tracing::warn!(
+                looks,
+                lost_after_ms = app.policy.lost_after_ms,
+                "the function's time is too short to see who is lost"
+            );
+            return json!({ "ok": true, "looks": looks, "undecided": true });
+        }
+        tokio::time::sleep(TICK).await;
+    }
+}
+
+/// A task ended. If it was one of our containers, that is lost, at once and not when its heartbeat is missed.
+async fn task_changed(app: &App, detail: &Value) -> Result<Value, EventError> {
+    if detail["lastStatus"] != "STOPPED" {
+        return Ok(json!({ "ok": true, "ignored": "the task has not stopped" }));
+    }
+    let Some(container) = container_of(detail) else {
+        // Other tasks run in the cluster too, the proxies for one.
+        return Ok(json!({ "ok": true, "ignored": "the task is none of our containers" }));
+    };
+    tracing::info!(
+        container.id = %container, task.stop_code = detail["stopCode"].as_str(),
+        task.stopped_reason = detail["stoppedReason"].as_str(), "task stopped"
+    );
+    // An error has the event delivered again: a container whose loss could not be written down is still held
+    // to run its sessions.
+    lifecycle::lose_container(app, &container, None).await?;
+    Ok(json!({ "ok": true, "containerId": container }))
+}
+
+/// What the task was told to be, by the variable that every container is started with.
+fn container_of(detail: &Value) -> Option<ContainerId> {
+    detail["overrides"]["containerOverrides"]
+        .as_array()?
+        .iter()
+        .flat_map(|container| container["environment"].as_array().into_iter().flatten())
+        .find(|variable| variable["name"] == "CONTAINER_ID")
+        .and_then(|variable| variable["value"].as_str()?.parse().ok())
+}
