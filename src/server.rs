@@ -120,9 +120,6 @@ impl Server {
         for task in background {
             task.abort();
         }
-        if let Err(error) = lifecycle::sign_off(&app).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "this server could not sign off");
-        }
         app.store.close().await;
         if let Some(redis) = redis {
             redis.stop().await;
