@@ -28,7 +28,7 @@ use reply::Reply;
 
 /// How long a command may take before the caller is told that Redis is not available: the answer must be with the
 /// client within two seconds, on a busy machine too.
-const COMMAND_TIMEOUT: Duration = Duration::from_millis(1_500);
+const COMMAND_TIMEOUT: Duration = Duration::from_millis(1_200);
 
 /// How long a connection may take to show that it still leads anywhere, and another to take its place. With a
 /// command after it the answer is still within the two seconds.
