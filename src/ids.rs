@@ -128,6 +128,13 @@ impl ConnectionId {
     }
 }
 
+impl ConnectionId {
+    /// As it stands in a URL's path.
+    pub fn in_path(&self) -> String {
+        self.0.replace('/', "%2F").replace('+', "%2B").replace('=', "%3D")
+    }
+}
+
 impl ServerId {
     pub fn random() -> Self {
         Self(format!("srv_{}", random_suffix()))

@@ -8,8 +8,8 @@
 //! - **The doors**: `main`, [`server`] (the native home), [`native`] (HTTP/1.1 on a port), [`lambda`] (the Lambda
 //!   home), [`routes`], [`ws`], [`auth`], [`error`], [`telemetry`], and [`agent`], the browser container.
 //! - **Behaviour**: [`lifecycle`] (what happens to sessions and containers), [`scaling`] (how many containers).
-//! - **Seams**: [`app`] holds them together; [`store`] (Redis), [`fleet`] (what runs containers), [`upgrade`]
-//!   and [`splice`] (sockets).
+//! - **Seams**: [`app`] holds them together; [`store`] (Redis), [`fleet`] (what runs containers), [`push`] (clients
+//!   whose sockets a gateway holds), [`upgrade`] and [`splice`] (sockets).
 //! - **Types**: [`ids`], [`session`], [`container`], [`protocol`], [`browser_settings`], [`tokens`],
 //!   [`api_keys`], [`addresses`], [`config`], [`clock`].
 
@@ -37,6 +37,7 @@ pub mod native;
 #[cfg(feature = "native")]
 pub mod private_redis;
 pub mod protocol;
+pub mod push;
 pub mod routes;
 pub mod scaling;
 #[cfg(feature = "native")]

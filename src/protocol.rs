@@ -1,9 +1,10 @@
 //! What a browser container and the control plane say to each other, and the limits both keep to.
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::ids::{ContainerId, SessionId, UserId};
+use crate::ids::{ConnectionId, ContainerId, SessionId, UserId};
 use crate::session::EndReason;
 
 /// A container is lost when this many heartbeats in a row were missed.
@@ -14,8 +15,25 @@ pub const MAX_CLAIM_WAIT_SECONDS: u64 = 20;
 pub const MAX_SESSIONS_LIMIT: u32 = 1_000;
 /// The header in which the proxy shows a container the secret of the session it wants to reach.
 pub const CDP_SECRET_HEADER: &str = "x-wallcrawler-cdp-secret";
+/// The header that names a message of a gateway client, the same each time it is brought to the container.
+pub const MESSAGE_ID_HEADER: &str = "x-wallcrawler-message-id";
 
-const _: () = assert!(MAX_CLAIM_WAIT_SECONDS < 29);
+/// How long API Gateway waits for an integration, in seconds.
+pub const GATEWAY_CALL_SECONDS: u64 = 29;
+/// The largest message API Gateway carries to or from a WebSocket client.
+pub const GATEWAY_MESSAGE_BYTES: usize = 128 * 1024;
+/// The largest frame it takes from one.
+pub const GATEWAY_FRAME_BYTES: usize = 32 * 1024;
+/// How many messages, and bytes of them, a container delivers to a gateway client by one request. Beyond the
+/// first message: one that is large goes alone.
+pub const BATCH_MESSAGES: usize = 100;
+pub const BATCH_BYTES: usize = 512 * 1024;
+/// How many messages, and bytes of them, are kept for the gateway clients of one session until it has a browser.
+pub const HELD_MESSAGES: usize = 256;
+pub const HELD_BYTES: usize = 1024 * 1024;
+
+const _: () = assert!(MAX_CLAIM_WAIT_SECONDS < GATEWAY_CALL_SECONDS);
+const _: () = assert!(GATEWAY_FRAME_BYTES < GATEWAY_MESSAGE_BYTES && GATEWAY_MESSAGE_BYTES < BATCH_BYTES);
 
 /// Whether a container wants work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -110,9 +128,59 @@ pub struct EndedRequest {
     pub reason: EndReason,
 }
 
-/// Answer to `ready` and `ended`.
+/// Answer to `ready`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReadyResponse {
+    pub success: bool,
+    /// The gateway clients that came before the browser did. A repeated report gets the same ones again, with what
+    /// they have sent since; `message_id` tells what is known already.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub connections: Vec<WaitingConnection>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WaitingConnection {
+    pub connection_id: ConnectionId,
+    pub messages: Vec<HeldMessage>,
+}
+
+/// A message of a client, kept until its session had a browser.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeldMessage {
+    pub message_id: String,
+    pub text: String,
+}
+
+/// Answer to `ended`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReportResponse {
     pub success: bool,
+}
+
+/// `POST /connections/{connectionId}/messages`: what the browser says to a gateway client. One request at a time for
+/// each connection, so that it arrives in order.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeliverRequest {
+    /// How many messages of this connection came before these.
+    pub first: u64,
+    /// Whether the answer to an earlier request with some of these was lost: then it is looked up which of them
+    /// have been delivered, so that none is delivered twice.
+    #[serde(default)]
+    pub again: bool,
+    /// CDP messages as the browser sent them, each of at most `GATEWAY_MESSAGE_BYTES`.
+    pub messages: Vec<Box<RawValue>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeliverResponse {
+    pub success: bool,
+    /// How many of the request's messages are with the client now, from the first on. If not all: wait a little, and
+    /// send the others again.
+    pub delivered: usize,
 }

@@ -12,7 +12,7 @@ use crate::error::ApiError;
 use crate::lifecycle;
 use crate::protocol::{
     ClaimRequest, ClaimResponse, ClaimedSession, EndedRequest, MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT,
-    ReadyRequest, ReportResponse,
+    ReadyRequest, ReadyResponse, ReportResponse,
 };
 use crate::session::EndReason;
 
@@ -84,22 +84,21 @@ fn check(request: &ClaimRequest, caller: &ContainerCaller) -> Result<(), ApiErro
     Ok(())
 }
 
-/// 404 tells the container that the session is not, or no longer, its own: its browser is to be killed.
-fn reported(held: bool) -> Result<Json<ReportResponse>, ApiError> {
-    if held { Ok(Json(ReportResponse { success: true })) } else { Err(ApiError::session_not_found()) }
-}
-
 /// `POST /sessions/{id}/ready`
 pub async fn report_ready(
     State(app): State<App>,
     caller: ContainerCaller,
     SessionPath(id): SessionPath,
     JsonBody { value: report, .. }: JsonBody<ReadyRequest>,
-) -> Result<Json<ReportResponse>, ApiError> {
+) -> Result<Json<ReadyResponse>, ApiError> {
     if !(16..=256).contains(&report.cdp_secret.len()) || !report.cdp_secret.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(ApiError::invalid("cdpSecret: must be 16 to 256 visible ASCII characters"));
     }
-    reported(lifecycle::ready(&app, &id, &caller.container, &report).await?)
+    // 404 tells the container that the session is not, or no longer, its own: its browser is to be killed.
+    match lifecycle::ready(&app, &id, &caller.container, &report).await? {
+        true => Ok(Json(ReadyResponse { success: true, connections: Vec::new() })),
+        false => Err(ApiError::session_not_found()),
+    }
 }
 
 /// `POST /sessions/{id}/ended`
@@ -122,5 +121,9 @@ pub async fn report_ended(
             REPORTABLE.map(EndReason::as_str).join(", ")
         )));
     }
-    reported(lifecycle::ended(&app, &id, &caller.container, &report).await?)
+    if lifecycle::ended(&app, &id, &caller.container, &report).await? {
+        Ok(Json(ReportResponse { success: true }))
+    } else {
+        Err(ApiError::session_not_found())
+    }
 }
