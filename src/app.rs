@@ -11,9 +11,12 @@ use crate::addresses::Addresses;
 use crate::api_keys::ApiKeys;
 use crate::config::Config;
 use crate::container::FleetPolicy;
+use crate::container_client::ContainerClient;
 use crate::fleet::Fleet;
 use crate::hex;
 use crate::ids::ServerId;
+use crate::known::Known;
+use crate::push::Push;
 use crate::store::events::Events;
 use crate::store::{Limits, Store, StoreError, Unanswered};
 use crate::tokens::{SecretTooShort, Tokens};
@@ -26,6 +29,11 @@ pub struct Parts {
     pub store: Store,
     pub events: Events,
     pub fleet: Box<dyn Fleet>,
+    /// Who holds the sockets of the gateway's clients, if there is a gateway.
+    pub push: Option<Box<dyn Push>>,
+    pub containers: ContainerClient,
+    /// What this process remembers of the gateway's connections.
+    pub known: Known,
     pub tokens: Tokens,
     pub api_keys: ApiKeys,
     pub limits: Limits,
@@ -65,6 +73,7 @@ impl App {
         redis: &str,
         api_endpoint: String,
         fleet: Box<dyn Fleet>,
+        push: Option<Box<dyn Push>>,
     ) -> Result<Self, BootError> {
         let store = Store::open(redis, &config.key_prefix)?;
         let secret = match config.jwe_secret {
@@ -80,6 +89,9 @@ impl App {
             store,
             events: Events::default(),
             fleet,
+            push,
+            containers: ContainerClient::default(),
+            known: Known::default(),
             tokens: Tokens::new(&[secret], config.accept_signed_tokens)?,
             api_keys: config.api_keys,
             limits: config.limits,

@@ -57,8 +57,19 @@ impl ApiError {
         Self::not_found("session_not_found", "no such session")
     }
 
+    /// 410, for a gateway's connection that has ended and for one that the caller may not know of.
+    pub fn connection_gone() -> Self {
+        Self::new(StatusCode::GONE, "connection_gone", "there is no such connection, or no longer")
+    }
+
     pub fn retry_after_ms(mut self, retry_after_ms: u64) -> Self {
         self.retry_after_ms = Some(retry_after_ms);
+        self
+    }
+
+    /// Goes into the log, never to the client.
+    pub fn caused_by(mut self, cause: impl Error + Send + Sync + 'static) -> Self {
+        self.cause = Some(Arc::new(cause));
         self
     }
 
@@ -103,10 +114,9 @@ impl From<StoreError> for ApiError {
             return Self::internal(error);
         }
         let message = "the session store is not available";
-        let mut answer = Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message)
-            .retry_after_ms(DEPENDENCY_RETRY_MS);
-        answer.cause = Some(Arc::new(error));
-        answer
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message)
+            .retry_after_ms(DEPENDENCY_RETRY_MS)
+            .caused_by(error)
     }
 }
 

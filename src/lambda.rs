@@ -25,6 +25,7 @@ use crate::clock::now_ms;
 use crate::config::Config;
 use crate::fleet::none::NoFleet;
 use crate::routes::events::{self, EventError};
+use crate::ws::gateway;
 use crate::{lifecycle, routes};
 
 /// A shorter pause between two invocations is none: connections are not forgotten that fast.
@@ -58,7 +59,7 @@ pub async fn boot(mut config: Config) -> Result<App, LambdaError> {
     config.claim_recheck = CLAIM_RECHECK;
     // Nothing here starts containers yet, so nothing is to be reserved for them either.
     config.policy.max_containers = 0;
-    Ok(App::boot(config, &redis.0, String::new(), Box::new(NoFleet)).await?)
+    Ok(App::boot(config, &redis.0, String::new(), Box::new(NoFleet), None).await?)
 }
 
 /// Answers one invocation after the other.
@@ -71,13 +72,15 @@ pub fn service(
     Future = impl Future<Output = Result<Response, EventError>> + Send + 'static,
 > + Clone
 + Send {
-    let entry = Arc::new(Entry { router: routes::router(app.clone()), app, last_ms: AtomicU64::new(now_ms()) });
+    let (router, gateway) = (routes::router(app.clone()), gateway::router(app.clone()));
+    let entry = Arc::new(Entry { router, gateway, app, last_ms: AtomicU64::new(now_ms()) });
     service_fn(move |request| entry.clone().answer(request))
 }
 
 struct Entry {
     app: App,
     router: Router,
+    gateway: Router,
     /// When the last invocation was answered. Wall time: a frozen machine's other clocks may have stood still.
     last_ms: AtomicU64,
 }
@@ -117,7 +120,11 @@ impl Entry {
             let done = events::take_event(&self.app, request.body(), deadline_ms).await?;
             return Ok(Json(done).into_response());
         }
-        let routed = self.router.clone().oneshot(as_sent(request)).await;
+        let router = match request.request_context_ref() {
+            Some(RequestContext::WebSocket(_)) => &self.gateway,
+            _ => &self.router,
+        };
+        let routed = router.clone().oneshot(as_sent(request)).await;
         Ok(routed.unwrap_or_else(|never: Infallible| match never {}))
     }
 }
@@ -137,6 +144,7 @@ fn as_sent(request: lambda_http::Request) -> Request<Body> {
             let path = if staged { without_stage(raw, context.stage.as_deref()) } else { raw };
             (path, context.domain_name.clone(), context.request_id.clone())
         }
+        Some(RequestContext::WebSocket(context)) => (gateway::path(context), None, context.request_id.clone()),
         _ => (raw, None, None),
     };
     let uri = uri(path, request.uri().query());

@@ -9,7 +9,7 @@
 //!   home), [`routes`], [`ws`], [`auth`], [`error`], [`telemetry`], and [`agent`], the browser container.
 //! - **Behaviour**: [`lifecycle`] (what happens to sessions and containers), [`scaling`] (how many containers).
 //! - **Seams**: [`app`] holds them together; [`store`] (Redis), [`fleet`] (what runs containers), [`push`] (clients
-//!   whose sockets a gateway holds), [`upgrade`] and [`splice`] (sockets).
+//!   whose sockets a gateway holds), [`container_client`] (their containers), [`upgrade`] and [`splice`] (sockets).
 //! - **Types**: [`ids`], [`session`], [`container`], [`protocol`], [`browser_settings`], [`tokens`],
 //!   [`api_keys`], [`addresses`], [`config`], [`clock`].
 
@@ -25,10 +25,12 @@ pub mod child;
 pub mod clock;
 pub mod config;
 pub mod container;
+pub mod container_client;
 pub mod error;
 pub mod fleet;
 pub mod hex;
 pub mod ids;
+pub mod known;
 #[cfg(feature = "lambda")]
 pub mod lambda;
 pub mod lifecycle;

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::time::Instant;
 
 use crate::app::App;
@@ -10,8 +11,11 @@ use crate::clock::now_ms;
 use crate::container::LaunchSpec;
 use crate::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
 use crate::protocol::{ClaimRequest, ContainerPhase, EndedRequest, ReadyRequest};
+use crate::push::Pushed;
 use crate::session::{EndReason, NewSession, Session};
-use crate::store::{Claimed, Created, Ended, EndedBy, Idempotency, Lost, Outcome, StoreError, Unanswered};
+use crate::store::{
+    Claimed, Created, Ended, EndedBy, Idempotency, Lost, Outcome, Readied, Route, StoreError, Unanswered,
+};
 use crate::tokens::Subject;
 
 /// How long a launched container's token is good for. Its own routes are all it opens.
@@ -130,18 +134,21 @@ pub async fn claim(app: &App, request: &ClaimRequest) -> Result<Claimed, StoreEr
     }
 }
 
-/// Its browser answers. False: the session is no longer that container's.
+/// Its browser answers. `None`: the session is no longer that container's.
 pub async fn ready(
     app: &App,
     id: &SessionId,
     container: &ContainerId,
     report: &ReadyRequest,
-) -> Result<bool, StoreError> {
-    let since_created = app.store.ready(id, container, report, &app.limits, now_ms()).await?;
-    if let Some(duration_ms) = since_created {
-        tracing::info!(session.id = %id, container.id = %container, duration_ms, "session ready");
+) -> Result<Option<Readied>, StoreError> {
+    let readied = app.store.ready(id, container, report, &app.limits, now_ms()).await?;
+    if let Some(Readied { since_created_ms, waiting }) = &readied {
+        tracing::info!(
+            session.id = %id, container.id = %container, duration_ms = since_created_ms, waiting = waiting.len(),
+            "session ready"
+        );
     }
-    Ok(since_created.is_some())
+    Ok(readied)
 }
 
 /// Its browser is gone, says the container. False: the session is no longer that container's.
@@ -226,15 +233,53 @@ pub async fn lose_server(app: &App, server: &ServerId, silent_since_ms: Option<u
             break;
         }
         for (connection, session) in &connections {
-            disconnect(app, session, connection).await?;
+            disconnect(app, connection, Some(session)).await?;
         }
     }
     Ok(())
 }
 
-/// A client's connection has ended.
-pub async fn disconnect(app: &App, id: &SessionId, connection: &ConnectionId) -> Result<(), StoreError> {
-    app.store.disconnect(id, connection, &app.limits, now_ms()).await
+/// A client's connection has ended. Returns the way to the container that must be told, if a gateway held it.
+pub async fn disconnect(
+    app: &App,
+    connection: &ConnectionId,
+    id: Option<&SessionId>,
+) -> Result<Option<Route>, StoreError> {
+    app.store.disconnect(connection, id, &app.limits, now_ms()).await
+}
+
+/// Closes the gateway's connections whose sessions have ended. What cannot be closed now stays noted, for the next
+/// look.
+pub async fn close_ended(app: &App) -> Result<(), StoreError> {
+    let Some(push) = &app.push else { return Ok(()) };
+    let mut closed = Vec::new();
+    loop {
+        let closing = app.store.closing(&closed, BATCH).await?;
+        if closing.is_empty() {
+            return Ok(());
+        }
+        closed.clear();
+        for (connection, reason) in closing {
+            // A gateway closes without a reason of ours. This is how CDP itself says why nothing more will come.
+            let (_, text) = reason.close_code();
+            let detached = json!({ "method": "Inspector.detached", "params": { "reason": text } }).to_string();
+            let told = push.send(&connection, &detached).await;
+            let done = match told {
+                Ok(Pushed::Gone) => Ok(()),
+                Ok(Pushed::Sent) | Err(_) => push.close(&connection).await,
+            };
+            match done {
+                Ok(()) => closed.push((connection, reason)),
+                Err(error) => tracing::warn!(
+                    connection.id = %connection, error = &error as &dyn std::error::Error,
+                    "a connection could not be closed"
+                ),
+            }
+        }
+        if closed.is_empty() {
+            return Ok(());
+        }
+    }
 }
 
 fn log_end(id: &SessionId, reason: EndReason) {

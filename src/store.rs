@@ -22,7 +22,9 @@ use tokio::time::timeout;
 
 use crate::container::{Container, FleetPolicy, FleetSnapshot};
 use crate::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
-use crate::protocol::{ClaimRequest, ContainerPhase, ReadyRequest};
+use crate::protocol::{
+    ClaimRequest, ContainerPhase, HELD_BYTES, HELD_MESSAGES, HeldMessage, ReadyRequest, WaitingConnection,
+};
 use crate::session::{EndReason, NewSession, Session, SessionStatus};
 use reply::Reply;
 
@@ -79,6 +81,11 @@ scripts!(
     connect,
     reach,
     disconnect,
+    enter,
+    route,
+    deliver,
+    delivered,
+    closing,
     end,
     expire,
     purge,
@@ -333,8 +340,7 @@ impl Store {
         }
     }
 
-    /// Its browser answers. `Some(milliseconds since its creation)`, or `None` if it is no longer the
-    /// container's.
+    /// Its browser answers. `None` if it is no longer the container's.
     pub async fn ready(
         &self,
         id: &SessionId,
@@ -342,14 +348,28 @@ impl Store {
         report: &ReadyRequest,
         limits: &Limits,
         now_ms: u64,
-    ) -> Result<Option<u64>, StoreError> {
+    ) -> Result<Option<Readied>, StoreError> {
         let args = json!({
             "now": now_ms, "id": id, "container": container, "lease": report.lease, "secret": report.cdp_secret,
             "version": Value::from(report.version.clone()).to_string(), "connect_wait": limits.connect_wait_ms,
         });
         let mut reply = self.call(&self.scripts.ready, args).await?;
         match reply.word()?.as_str() {
-            "ready" => Ok(Some(reply.number()?)),
+            "ready" => {
+                let since_created_ms = reply.number()?;
+                let mut list = reply.list()?;
+                let mut waiting = Vec::new();
+                while !list.is_empty() {
+                    let connection_id = reply::parse("connection", &list.text()?)?;
+                    let mut held = list.list()?;
+                    let mut messages = Vec::new();
+                    while !held.is_empty() {
+                        messages.push(HeldMessage { message_id: held.text()?, text: held.text()? });
+                    }
+                    waiting.push(WaitingConnection { connection_id, messages });
+                }
+                Ok(Some(Readied { since_created_ms, waiting }))
+            }
             "stale" => Ok(None),
             word => Err(unexpected("ready", word)),
         }
@@ -387,21 +407,97 @@ impl Store {
         }
     }
 
-    /// Takes a connection out.
+    /// Takes a connection out; `id` is its session, where that is known. If a gateway held its socket, and a container
+    /// knows it, the way there is returned.
     pub async fn disconnect(
         &self,
-        id: &SessionId,
         connection: &ConnectionId,
+        id: Option<&SessionId>,
         limits: &Limits,
         now_ms: u64,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<Route>, StoreError> {
         let args = json!({
-            "now": now_ms, "id": id, "connection": connection, "grace": limits.grace_ms,
+            "now": now_ms, "connection": connection, "id": id, "grace": limits.grace_ms,
             "connect_wait": limits.connect_wait_ms,
         });
-        match self.call(&self.scripts.disconnect, args).await?.word()?.as_str() {
-            "disconnected" | "already" => Ok(()),
+        let mut reply = self.call(&self.scripts.disconnect, args).await?;
+        match reply.word()?.as_str() {
+            "disconnected" => reply.route(),
+            "already" => Ok(None),
             word => Err(unexpected("disconnect", word)),
+        }
+    }
+
+    /// Enters a connection whose socket a gateway holds.
+    pub async fn enter(&self, id: &SessionId, connection: &ConnectionId, now_ms: u64) -> Result<Entered, StoreError> {
+        let args = json!({ "now": now_ms, "id": id, "connection": connection });
+        let mut reply = self.call(&self.scripts.enter, args).await?;
+        match reply.word()?.as_str() {
+            "entered" => Ok(Entered::Now(reply.route()?)),
+            "ended" => Ok(Entered::Ended(reply::parse("end reason", &reply.text()?)?)),
+            "unknown" => Ok(Entered::Unknown),
+            word => Err(unexpected("enter", word)),
+        }
+    }
+
+    /// Where a gateway client's message goes. `again`: it was asked for before, so the message is kept already.
+    pub async fn route(
+        &self,
+        connection: &ConnectionId,
+        message: &str,
+        text: &str,
+        again: bool,
+    ) -> Result<Routed, StoreError> {
+        let args = json!({
+            "connection": connection, "message": message, "text": text, "again": again,
+            "max_messages": HELD_MESSAGES, "max_bytes": HELD_BYTES,
+        });
+        let mut reply = self.call(&self.scripts.route, args).await?;
+        match reply.word()?.as_str() {
+            "route" => match reply.route()? {
+                Some(route) => Ok(Routed::To { route, settled: reply.number()? == 1 }),
+                None => Err(StoreError::Unexpected("route: without an address".to_owned())),
+            },
+            "held" => Ok(Routed::Held),
+            "full" => Ok(Routed::Full),
+            "unknown" => Ok(Routed::Unknown),
+            word => Err(unexpected("route", word)),
+        }
+    }
+
+    /// Whether the container may deliver to the connection: how many messages it has had, or `None`.
+    pub async fn deliver(&self, connection: &ConnectionId, container: &ContainerId) -> Result<Option<u64>, StoreError> {
+        let args = json!({ "connection": connection, "container": container });
+        let mut reply = self.call(&self.scripts.deliver, args).await?;
+        match reply.word()?.as_str() {
+            "deliver" => Ok(Some(reply.number()?)),
+            "unknown" => Ok(None),
+            word => Err(unexpected("deliver", word)),
+        }
+    }
+
+    /// Notes how many messages a connection has had. False: it has ended.
+    pub async fn delivered(&self, connection: &ConnectionId, delivered: u64) -> Result<bool, StoreError> {
+        let args = json!({ "connection": connection, "delivered": delivered });
+        match self.call(&self.scripts.delivered, args).await?.word()?.as_str() {
+            "noted" => Ok(true),
+            "unknown" => Ok(false),
+            word => Err(unexpected("delivered", word)),
+        }
+    }
+
+    /// At most `limit` gateway connections that are to be closed because their sessions have ended; those of the
+    /// last time have been.
+    pub async fn closing(
+        &self,
+        closed: &[(ConnectionId, EndReason)],
+        limit: u64,
+    ) -> Result<Vec<(ConnectionId, EndReason)>, StoreError> {
+        let closed: Vec<&str> = closed.iter().flat_map(|(id, reason)| [id.as_str(), reason.as_str()]).collect();
+        let mut reply = self.call(&self.scripts.closing, json!({ "closed": closed, "limit": limit })).await?;
+        match reply.word()?.as_str() {
+            "closing" => reply.list()?.pairs("closing connection"),
+            word => Err(unexpected("closing", word)),
         }
     }
 

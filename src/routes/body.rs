@@ -1,5 +1,7 @@
 //! Reading what a request carries: sizes first, then JSON, with every mistake told by the field's name.
 
+use std::str::FromStr;
+
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header::CONTENT_LENGTH;
@@ -9,7 +11,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
 use crate::error::ApiError;
-use crate::ids::SessionId;
+use crate::ids::{ConnectionId, SessionId};
 
 /// The largest body a request may have.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -94,10 +96,24 @@ impl<S: Send + Sync> FromRequestParts<S> for SessionPath {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let Path(id) =
-            Path::<String>::from_request_parts(parts, state).await.map_err(|_| ApiError::session_not_found())?;
-        id.parse().map(Self).map_err(|_| ApiError::session_not_found())
+        id_in_path(parts, state).await.map(Self).ok_or_else(ApiError::session_not_found)
     }
+}
+
+/// The gateway's connection a path names. What cannot be an id is no connection.
+pub struct ConnectionPath(pub ConnectionId);
+
+impl<S: Send + Sync> FromRequestParts<S> for ConnectionPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        id_in_path(parts, state).await.map(Self).ok_or_else(ApiError::connection_gone)
+    }
+}
+
+async fn id_in_path<S: Send + Sync, T: FromStr>(parts: &mut Parts, state: &S) -> Option<T> {
+    let Path(id) = Path::<String>::from_request_parts(parts, state).await.ok()?;
+    id.parse().ok()
 }
 
 /// The query, with mistakes told by name.

@@ -96,8 +96,8 @@ pub async fn report_ready(
     }
     // 404 tells the container that the session is not, or no longer, its own: its browser is to be killed.
     match lifecycle::ready(&app, &id, &caller.container, &report).await? {
-        true => Ok(Json(ReadyResponse { success: true, connections: Vec::new() })),
-        false => Err(ApiError::session_not_found()),
+        Some(readied) => Ok(Json(ReadyResponse { success: true, connections: readied.waiting })),
+        None => Err(ApiError::session_not_found()),
     }
 }
 

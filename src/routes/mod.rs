@@ -3,6 +3,7 @@
 
 pub mod body;
 mod claim;
+mod connections;
 #[cfg(feature = "lambda")]
 pub mod events;
 mod health;
@@ -30,6 +31,7 @@ pub fn router(app: App) -> Router {
         .route("/sessions/claim", post(claim::claim_sessions))
         .route("/sessions/{id}/ready", post(claim::report_ready))
         .route("/sessions/{id}/ended", post(claim::report_ended))
+        .route("/connections/{connection_id}/messages", post(connections::deliver_messages))
         // Anyone.
         .route("/health", get(health::health))
         .route("/ready", get(health::ready));

@@ -1,6 +1,7 @@
 //! What the store's moves are given, and what they answer: a refusal is a value here like any other.
 
 use crate::ids::{ContainerId, SessionId, UserId};
+use crate::protocol::WaitingConnection;
 use crate::session::{EndReason, Session};
 
 /// The times and limits that sessions live by.
@@ -78,6 +79,45 @@ pub enum Connect {
     /// Its browser is not there yet.
     Waiting,
     Ended(EndReason),
+    Unknown,
+}
+
+/// Where a session's container is reached, and what it must be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    pub session: SessionId,
+    /// `host:port`.
+    pub address: String,
+    pub secret: String,
+}
+
+/// A session has a browser.
+#[derive(Debug)]
+pub struct Readied {
+    pub since_created_ms: u64,
+    /// The gateway's clients that were there before it.
+    pub waiting: Vec<WaitingConnection>,
+}
+
+#[derive(Debug)]
+pub enum Entered {
+    /// With the way to its container, if the session has a browser.
+    Now(Option<Route>),
+    Ended(EndReason),
+    Unknown,
+}
+
+#[derive(Debug)]
+pub enum Routed {
+    To {
+        route: Route,
+        /// The session will be nowhere else any more, and its messages are no longer kept.
+        settled: bool,
+    },
+    /// The container gets it when there is one.
+    Held,
+    /// There is no container yet, and as much is kept as may be.
+    Full,
     Unknown,
 }
 

@@ -21,4 +21,6 @@ for _ = 1, a.limit do
   if not head or redis.call('ZSCORE', ORDER, head) then break end
   redis.call('LPOP', PENDING)
 end
+-- A gateway lets no connection live longer than two hours: what nobody closed is closed.
+redis.call('ZREMRANGEBYSCORE', CLOSING, '-inf', a.now - 7200000)
 return { 'expired', ended }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use fred::types::Value as RedisValue;
 use serde_json::{Map, Value};
 
-use super::StoreError;
+use super::{Route, StoreError};
 use crate::session::Session;
 
 /// What the store keeps about a session and the API does not show as it is.
@@ -94,6 +94,15 @@ impl Reply {
             fields.insert(self.text()?, self.text()?);
         }
         Ok(Fields(fields))
+    }
+
+    /// Session, address and secret, or `None` where the address is empty.
+    pub fn route(&mut self) -> Result<Option<Route>, StoreError> {
+        let (session, address, secret) = (self.text()?, self.text()?, self.text()?);
+        if address.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Route { session: parse("session", &session)?, address, secret }))
     }
 
     /// A session as `shared.lua` lays it out: fields, connections, place in the queue from 0.

@@ -13,11 +13,12 @@ local a = cjson.decode(ARGV[1])
 local PENDING, ORDER = P .. 'pending-sessions', P .. 'pending-order'
 local DEADLINES, RETENTION = P .. 'session-deadlines', P .. 'session-retention'
 local CONTAINERS, STARTING, FLEET = P .. 'containers', P .. 'containers-starting', P .. 'fleet'
-local SERVERS = P .. 'servers'
+local SERVERS, CLOSING = P .. 'servers', P .. 'connections-closing'
 
 local function session_key(id) return P .. 'session:' .. id end
 local function connections_key(id) return P .. 'session:' .. id .. ':connections' end
 local function connection_key(id) return P .. 'connection:' .. id end
+local function messages_key(id) return P .. 'connection:' .. id .. ':messages' end
 local function container_key(id) return P .. 'container:' .. id end
 local function held_key(id) return P .. 'container:' .. id .. ':sessions' end
 local function server_key(id) return P .. 'server:' .. id .. ':connections' end
@@ -54,10 +55,25 @@ local function session(id)
   }
 end
 
+-- Whether a gateway holds its socket, and not one of our servers.
+local function is_gateways(connection) return redis.call('HEXISTS', connection_key(connection), 'gateway') == 1 end
+
+-- The messages of a gateway's client that were kept in case another container would have to get them.
+local function forget_messages(session_id, connection)
+  local count = redis.call('LLEN', messages_key(connection)) / 2
+  if count == 0 then return end
+  local bytes = number(redis.call('HGET', connection_key(connection), 'heldBytes'))
+  redis.call('DEL', messages_key(connection))
+  redis.call('HDEL', connection_key(connection), 'heldBytes')
+  redis.call('HINCRBY', session_key(session_id), 'heldBytes', 0 - bytes)
+  redis.call('HINCRBY', session_key(session_id), 'heldMessages', 0 - count)
+end
+
 local function forget_connection(session_id, connection)
   local key = connection_key(connection)
   local server = redis.call('HGET', key, 'serverId')
   if server then redis.call('SREM', server_key(server), connection) end
+  forget_messages(session_id, connection)
   redis.call('DEL', key)
   return redis.call('SREM', connections_key(session_id), connection) == 1
 end
@@ -80,12 +96,15 @@ local function end_session(id, now, reason, retention)
   if fields[1] == 'pending' then redis.call('ZREM', ORDER, id) end
   if container then leave_container(id, container, now) end
   for _, connection in ipairs(redis.call('SMEMBERS', connections_key(id))) do
+    -- Ours are closed by the server that holds them, which hears of the end.
+    if is_gateways(connection) then redis.call('ZADD', CLOSING, now, connection .. ' ' .. reason) end
     forget_connection(id, connection)
   end
   redis.call('ZREM', DEADLINES, id)
   redis.call('ZREM', user_live_key(user), id)
   if retention > 0 then
-    redis.call('HDEL', key, 'waitUntil', 'waitReason', 'cdpSecret', 'ready', 'reached')
+    redis.call('HDEL', key, 'waitUntil', 'waitReason', 'cdpSecret', 'ready', 'reached',
+      'heldBytes', 'heldMessages')
     redis.call('HSET', key, 'status', 'ended', 'endedAt', now, 'endReason', reason)
     redis.call('ZADD', RETENTION, now + retention, id)
     -- Only in case nothing ever looks again: what is due is taken away by `purge`.
@@ -112,9 +131,9 @@ local function lose_session(id, now, queue_wait, max_leases, retention)
     return 'failed_to_start'
   end
   leave_container(id, fields[3], now)
-  -- Of clients whose dial is under way: it leads nowhere.
+  -- Of clients whose dial is under way: it leads nowhere. A gateway's clients stay, with what they have sent.
   for _, connection in ipairs(redis.call('SMEMBERS', connections_key(id))) do
-    forget_connection(id, connection)
+    if not is_gateways(connection) then forget_connection(id, connection) end
   end
   redis.call('HDEL', key, 'containerId', 'taskArn', 'ready', 'cdpSecret', 'version')
   redis.call('HSET', key, 'status', 'pending')

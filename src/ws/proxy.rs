@@ -5,16 +5,15 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Query, Request, State};
+use axum::extract::{Request, State};
 use axum::http::header::{HeaderName, HeaderValue};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
-use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
+use super::{authorize, gone};
 use crate::app::App;
-use crate::auth::bearer;
 use crate::clock::now_ms;
 use crate::config::TICK;
 use crate::error::ApiError;
@@ -27,7 +26,7 @@ use crate::splice::{CloseFrame, SpliceOptions, splice};
 use crate::store::Connect;
 use crate::store::events::{SessionEvent, SessionWatch};
 use crate::store::reply::Details;
-use crate::tokens::{Subject, TokenError};
+use crate::tokens::Subject;
 use crate::upgrade::{self, Leg, Upgrade};
 
 /// How long a container may take to answer a dial.
@@ -39,17 +38,9 @@ const REDIAL: Duration = Duration::from_millis(250);
 /// How much later than its time a session is looked at: the timer that ends it runs once a second.
 const OVERTIME: Duration = Duration::from_secs(3);
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ConnectQuery {
-    session_id: Option<SessionId>,
-    token: Option<String>,
-}
-
 /// `GET /cdp?sessionId=..&token=..`
 pub async fn connect_by_query(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
-    let named = query(request.uri())?.session_id;
-    let id = authorize(&app, request.uri(), request.headers(), named.as_ref())?;
+    let id = authorize(&app, request.uri(), request.headers(), None)?;
     connect(&app, id, request).await
 }
 
@@ -78,28 +69,6 @@ pub async fn discover(
     let mut version = details.version;
     version.insert("webSocketDebuggerUrl".to_owned(), app.addresses.connect_url(&headers, &id, &token).into());
     Ok(Json(version.into()))
-}
-
-fn query(uri: &Uri) -> Result<ConnectQuery, ApiError> {
-    Query::try_from_uri(uri)
-        .map(|Query(query)| query)
-        .map_err(|_| ApiError::invalid("sessionId and token: must each be given at most once, and be valid"))
-}
-
-/// The session that the token, in the query or in `Authorization: Bearer`, opens.
-fn authorize(app: &App, uri: &Uri, headers: &HeaderMap, named: Option<&SessionId>) -> Result<SessionId, ApiError> {
-    let query = query(uri)?;
-    let Some(token) = query.token.as_deref().or_else(|| bearer(headers)) else {
-        return Err(ApiError::unauthorized(
-            "missing_token",
-            "send the session's token as ?token= or Authorization: Bearer",
-        ));
-    };
-    match app.tokens.verify(token, now_ms())? {
-        Subject::Connect { session, .. } if named.is_none_or(|id| *id == session) => Ok(session),
-        Subject::Connect { .. } => Err(ApiError::session_not_found()),
-        Subject::Container(_) => Err(TokenError::Invalid.into()),
-    }
 }
 
 /// A connection that is entered in the store, or may be: the answer can be lost, and Redis carry out what it was
@@ -131,7 +100,7 @@ impl Drop for Entered {
         let (app, session, connection) = (self.app.clone(), self.session.clone(), self.connection.clone());
         self.app.sockets.spawn(async move {
             // Until it is done: a connection left behind would keep its session alive to the end of its time.
-            while let Err(error) = lifecycle::disconnect(&app, &session, &connection).await {
+            while let Err(error) = lifecycle::disconnect(&app, &connection, Some(&session)).await {
                 tracing::warn!(
                     session.id = %session, connection.id = %connection,
                     error = &error as &dyn std::error::Error, "connection could not be taken out"
@@ -268,10 +237,6 @@ async fn wait(app: &App, watch: &mut SessionWatch, pause: Duration, deadline: In
         return Err(ApiError::new(StatusCode::GATEWAY_TIMEOUT, "session_not_ready", message).retry_after_ms(1_000));
     }
     Ok(())
-}
-
-fn gone(reason: EndReason) -> ApiError {
-    ApiError::new(StatusCode::GONE, "session_ended", format!("the session has ended: {}", reason.close_code().1))
 }
 
 /// Resolves when the session has ended, with what its clients are to be told; or when this server is to end.

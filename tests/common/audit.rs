@@ -145,15 +145,28 @@ impl Contents {
         assert_eq!((count("slots"), count("used")), (slots, used), "the fleet's slots and used slots");
 
         let mut connections = BTreeSet::new();
+        let number = |hash: &Hash, name: &str| hash.get(name).map_or(0, |count| count.parse().expect("a number"));
         for id in &live {
+            let mut held: (usize, usize) = (0, 0);
             for connection in self.set(&format!("session:{id}:connections")) {
                 let hash = &self.hashes[&format!("connection:{connection}")];
                 assert_eq!(&hash["sessionId"], id);
+                accounted.insert(format!("connection:{connection}"));
+                if hash.contains_key("gateway") {
+                    let key = format!("connection:{connection}:messages");
+                    let kept = self.lists.get(&key).cloned().unwrap_or_default();
+                    let bytes: usize = kept.chunks(2).map(|message| message[1].len()).sum();
+                    assert_eq!(number(hash, "heldBytes"), bytes, "{connection} counts what is kept for it");
+                    held = (held.0 + kept.len() / 2, held.1 + bytes);
+                    accounted.insert(key);
+                    continue;
+                }
                 assert!(self.set(&format!("server:{}:connections", hash["serverId"])).contains(&connection));
-                accounted
-                    .extend([format!("connection:{connection}"), format!("server:{}:connections", hash["serverId"])]);
+                accounted.insert(format!("server:{}:connections", hash["serverId"]));
                 connections.insert(connection);
             }
+            let counted = (number(sessions[id], "heldMessages"), number(sessions[id], "heldBytes"));
+            assert_eq!(counted, held, "{id} counts what is kept for its clients");
             accounted.insert(format!("session:{id}:connections"));
         }
         let carried: BTreeSet<String> =
@@ -165,7 +178,7 @@ impl Contents {
         accounted.extend(self.hashes.keys().filter(|key| key.starts_with("idempotency:")).cloned());
         let indexes = ["pending-sessions", "pending-order", "session-deadlines", "session-retention", "containers"];
         accounted.extend(indexes.map(str::to_owned));
-        accounted.extend(["containers-starting", "servers"].map(str::to_owned));
+        accounted.extend(["containers-starting", "servers", "connections-closing"].map(str::to_owned));
         let all: BTreeSet<&String> = self
             .hashes
             .keys()

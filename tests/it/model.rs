@@ -7,9 +7,9 @@ use proptest::test_runner::{Config as ProptestConfig, TestRunner};
 use serde_json::Map;
 use wallcrawler::container::FleetPolicy;
 use wallcrawler::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
-use wallcrawler::protocol::{ClaimRequest, ContainerPhase, ReadyRequest};
+use wallcrawler::protocol::{ClaimRequest, ContainerPhase, HeldMessage, ReadyRequest, WaitingConnection};
 use wallcrawler::session::{EndReason, NewSession, SessionStatus};
-use wallcrawler::store::{Connect, Created, Ended, EndedBy, Limits, Lost, Outcome, Store};
+use wallcrawler::store::{Connect, Created, Ended, EndedBy, Entered, Limits, Lost, Outcome, Routed, Store};
 
 use crate::audit::Contents;
 use crate::world::{Redis, redis_command};
@@ -74,6 +74,11 @@ enum Move {
     Ready { session: u8 },
     Connect { session: u8 },
     Disconnect { session: u8, reached: bool },
+    Enter { session: u8 },
+    Message { session: u8, length: u8 },
+    Deliver { session: u8, stranger: bool },
+    Depart { session: u8 },
+    Close { limit: u8 },
     Release { session: u8 },
     Ended { session: u8, stale: bool },
     Lose { container: u8 },
@@ -92,6 +97,12 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         6 => any::<u8>().prop_map(|session| Move::Ready { session }),
         5 => any::<u8>().prop_map(|session| Move::Connect { session }),
         4 => (any::<u8>(), proptest::bool::weighted(0.8)).prop_map(|(session, reached)| Move::Disconnect { session, reached }),
+        4 => any::<u8>().prop_map(|session| Move::Enter { session }),
+        5 => (any::<u8>(), 0..9u8).prop_map(|(session, length)| Move::Message { session, length }),
+        3 => (any::<u8>(), proptest::bool::weighted(0.2))
+            .prop_map(|(session, stranger)| Move::Deliver { session, stranger }),
+        3 => any::<u8>().prop_map(|session| Move::Depart { session }),
+        1 => (1..4u8).prop_map(|limit| Move::Close { limit }),
         2 => any::<u8>().prop_map(|session| Move::Release { session }),
         2 => (any::<u8>(), proptest::bool::weighted(0.3)).prop_map(|(session, stale)| Move::Ended { session, stale }),
         2 => (0..4u8).prop_map(|container| Move::Lose { container }),
@@ -115,6 +126,8 @@ struct Expected {
     ready: bool,
     reached: bool,
     connections: BTreeSet<ConnectionId>,
+    /// Those whose sockets a gateway holds, with what is kept of their messages and how many they were sent.
+    gateway: BTreeMap<ConnectionId, (Vec<HeldMessage>, u64)>,
     wait: Option<(u64, EndReason)>,
     expires_at: u64,
     purge_at: u64,
@@ -130,6 +143,8 @@ struct Model {
     containers: BTreeMap<ContainerId, Vec<usize>>,
     draining: BTreeSet<ContainerId>,
     idle_since: BTreeMap<ContainerId, u64>,
+    /// What a gateway is to close, and since when.
+    closing: BTreeMap<ConnectionId, (EndReason, u64)>,
 }
 
 impl Model {
@@ -141,7 +156,8 @@ impl Model {
     /// The last connection has ended.
     fn wait_for_clients(&mut self, index: usize) {
         let (session, now, limits) = (&self.sessions[index], self.now, limits());
-        if session.keep_alive {
+        // Without a browser it waits for something else already.
+        if session.keep_alive || !session.ready || !session.connections.is_empty() || !session.gateway.is_empty() {
             return;
         }
         let (at, reason) = if session.reached {
@@ -173,6 +189,8 @@ impl Model {
         session.wait = None;
         session.connections.clear();
         session.purge_at = purge_at;
+        let gateway = std::mem::take(&mut session.gateway);
+        self.closing.extend(gateway.into_keys().map(|connection| (connection, (reason, self.now))));
     }
 
     fn lose_session(&mut self, index: usize) -> Outcome {
@@ -237,6 +255,7 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
                 ready: false,
                 reached: false,
                 connections: BTreeSet::new(),
+                gateway: BTreeMap::new(),
                 wait: None,
                 expires_at: now + 600_000,
                 purge_at: u64::MAX,
@@ -300,9 +319,18 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
             let report = ReadyRequest { lease: expected.lease, cdp_secret: "s".repeat(16), version: Map::new() };
             let ready = store.ready(&expected.id, &container, &report, &limits, now).await.expect("redis answers");
             assert_eq!(ready.is_some(), expected.status == SessionStatus::Active);
-            if ready.is_some() && !expected.ready {
+            let Some(readied) = ready else { return };
+            let mut waiting = readied.waiting;
+            waiting.sort_by(|a, b| a.connection_id.cmp(&b.connection_id));
+            let kept = |(id, (messages, _)): (&ConnectionId, &(Vec<HeldMessage>, u64))| WaitingConnection {
+                connection_id: id.clone(),
+                messages: messages.clone(),
+            };
+            assert_eq!(waiting, expected.gateway.iter().map(kept).collect::<Vec<_>>(), "also when it is repeated");
+            if !expected.ready {
                 model.sessions[index].ready = true;
-                let at = (!expected.keep_alive).then_some(now + limits.connect_wait_ms);
+                let wanted = !expected.keep_alive && expected.gateway.is_empty();
+                let at = wanted.then_some(now + limits.connect_wait_ms);
                 model.wait_for(index, at, EndReason::NeverConnected);
             }
         }
@@ -332,14 +360,89 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
                 assert!(store.reach(&id, &connection, now).await.expect("redis answers"));
                 model.sessions[index].reached = true;
             }
-            store.disconnect(&id, &connection, &limits, now).await.expect("redis answers");
+            let told = store.disconnect(&connection, Some(&id), &limits, now).await.expect("redis answers");
+            assert!(told.is_none(), "no container has to be told of a socket of ours");
             assert!(!store.reach(&id, &connection, now).await.expect("redis answers"), "it is no longer there");
             let expected = &mut model.sessions[index];
             expected.connections.remove(&connection);
-            let only = expected.connections.is_empty();
-            if only {
-                model.wait_for_clients(index);
+            model.wait_for_clients(index);
+        }
+        Move::Enter { session } => {
+            let Some(index) = model.pick(*session) else { return };
+            let connection = ConnectionId::random();
+            let id = model.sessions[index].id.clone();
+            let entered = store.enter(&id, &connection, now).await.expect("redis answers");
+            let expected = &mut model.sessions[index];
+            match entered {
+                Entered::Now(route) => {
+                    assert_ne!(expected.status, SessionStatus::Ended);
+                    assert_eq!(route.map(|route| route.session), expected.ready.then_some(id));
+                    expected.gateway.insert(connection, (Vec::new(), 0));
+                    if expected.ready {
+                        expected.wait = None;
+                    }
+                }
+                Entered::Ended(reason) => assert_eq!(Some(reason), expected.reason),
+                Entered::Unknown => assert!(expected.purge_at <= now),
             }
+        }
+        Move::Message { session, length } => {
+            let unknown = store.route(&ConnectionId::random(), "m", "{}", false).await.expect("redis answers");
+            assert!(matches!(unknown, Routed::Unknown));
+            let Some(index) = model.pick(*session) else { return };
+            let expected = &mut model.sessions[index];
+            let Some((connection, (kept, _))) = expected.gateway.iter_mut().next_back() else { return };
+            let message = HeldMessage { message_id: format!("m{now}"), text: "é".repeat(usize::from(*length)) };
+            let route = async |again| store.route(connection, &message.message_id, &message.text, again).await;
+            let routed = route(false).await.expect("redis answers");
+            // Asked again it is the same answer, and nothing is kept twice.
+            assert_eq!(format!("{routed:?}"), format!("{:?}", route(true).await.expect("redis answers")));
+            match routed {
+                Routed::To { route, settled } => {
+                    assert!(expected.ready && route.session == expected.id);
+                    assert_eq!(settled, expected.reached);
+                }
+                Routed::Held => assert!(!expected.ready),
+                other => panic!("{other:?}"),
+            }
+            if !expected.reached {
+                kept.push(message);
+            }
+        }
+        Move::Deliver { session, stranger } => {
+            let Some(index) = model.pick(*session) else { return };
+            let expected = &mut model.sessions[index];
+            let Some((connection, (kept, delivered))) = expected.gateway.iter_mut().next_back() else { return };
+            let holder = expected.container.clone().filter(|_| !stranger);
+            let container = holder.clone().unwrap_or_else(|| "ctr-stranger".parse().expect("an id"));
+            let answer = store.deliver(connection, &container).await.expect("redis answers");
+            assert_eq!(answer, holder.map(|_| *delivered));
+            if answer.is_some() {
+                kept.clear();
+                *delivered += 1;
+                expected.reached = true;
+                assert!(store.delivered(connection, *delivered).await.expect("redis answers"));
+            }
+        }
+        Move::Depart { session } => {
+            let Some(index) = model.pick(*session) else { return };
+            let Some((connection, _)) = model.sessions[index].gateway.pop_last() else { return };
+            let told = store.disconnect(&connection, None, &limits, now).await.expect("redis answers");
+            let expected = &model.sessions[index];
+            assert_eq!(told.map(|route| route.session), expected.ready.then(|| expected.id.clone()));
+            assert!(!store.delivered(&connection, 1).await.expect("redis answers"), "it is no longer there");
+            assert!(store.disconnect(&connection, None, &limits, now).await.expect("redis answers").is_none());
+            model.wait_for_clients(index);
+        }
+        Move::Close { limit } => {
+            let closing = store.closing(&[], u64::from(*limit)).await.expect("redis answers");
+            assert_eq!(closing.len(), usize::from(*limit).min(model.closing.len()));
+            let next = store.closing(&closing, 1_000).await.expect("redis answers");
+            for (connection, reason) in closing {
+                assert_eq!(model.closing.remove(&connection).map(|(reason, _)| reason), Some(reason));
+            }
+            let left = model.closing.iter().map(|(connection, (reason, _))| (connection.clone(), *reason));
+            assert_eq!(next.into_iter().collect::<BTreeMap<_, _>>(), left.collect());
         }
         Move::Release { session } => {
             let Some(index) = model.pick(*session) else { return };
@@ -404,15 +507,14 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
                 match store.lose_server(server, None, 2, now).await.expect("redis answers") {
                     Lost::Now(connections) if !connections.is_empty() => {
                         for (connection, session) in connections {
-                            store.disconnect(&session, &connection, &limits, now).await.expect("redis answers");
+                            store.disconnect(&connection, Some(&session), &limits, now).await.expect("redis answers");
                         }
                     }
                     _ => break,
                 }
             }
             for index in 0..model.sessions.len() {
-                if !model.sessions[index].connections.is_empty() {
-                    model.sessions[index].connections.clear();
+                if !std::mem::take(&mut model.sessions[index].connections).is_empty() {
                     model.wait_for_clients(index);
                 }
             }
@@ -436,6 +538,8 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
                 model.end(index, reason);
             }
             assert_eq!(expired.into_iter().collect::<BTreeMap<_, _>>(), expected);
+            // By then the gateway has closed it by itself.
+            model.closing.retain(|_, (_, since)| *since > now - 7_200_000);
         }
         Move::Purge => {
             store.purge(1_000, now).await.expect("redis answers");
@@ -453,7 +557,7 @@ fn the_moves_do_what_the_model_says_in_any_order() {
     let store = Store::open(&redis.url(), "").expect("a store");
     let client = runtime.block_on(redis.client());
     let server = ServerId::random();
-    let mut runner = TestRunner::new(ProptestConfig { cases: 150, max_shrink_iters: 400, ..ProptestConfig::default() });
+    let mut runner = TestRunner::new(ProptestConfig { cases: 200, max_shrink_iters: 400, ..ProptestConfig::default() });
     let outcome = runner.run(&moves(), |steps| {
         runtime.block_on(async {
             redis_command(&client, &["FLUSHDB"]).await;
@@ -470,7 +574,8 @@ fn the_moves_do_what_the_model_says_in_any_order() {
                     Some((session, _)) => {
                         assert_eq!(session.status, expected.status);
                         assert_eq!(session.end_reason, expected.reason);
-                        assert_eq!(session.active_connections, expected.connections.len() as u64);
+                        let connections = expected.connections.len() + expected.gateway.len();
+                        assert_eq!(session.active_connections, connections as u64);
                         if expected.status == SessionStatus::Active {
                             assert_eq!(session.container_id, expected.container);
                             assert_eq!(session.ready, expected.ready);
@@ -487,6 +592,8 @@ fn the_moves_do_what_the_model_says_in_any_order() {
             }
             store.expire(&limits(), 1_000, end).await.expect("redis answers");
             store.purge(1_000, end + limits().retention_ms).await.expect("redis answers");
+            let closing = store.closing(&[], 1_000).await.expect("redis answers");
+            store.closing(&closing, 1_000).await.expect("redis answers");
             let _ = store.lose_server(&server, None, 1_000, end).await.expect("redis answers");
             let left = Contents::read(&client).await;
             assert_eq!(

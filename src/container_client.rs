@@ -1,0 +1,110 @@
+//! What the control plane asks of a container about the gateway clients of its sessions: plain HTTP on the inside of
+//! the network, with the session's secret.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use tokio::time::timeout;
+
+use crate::ids::ConnectionId;
+use crate::protocol::{CDP_SECRET_HEADER, MESSAGE_ID_HEADER};
+use crate::store::Route;
+
+/// How long a container may take to answer. It is asked again by whoever has more time.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A container closes what was idle for long; and a function that was frozen must not trust what it held.
+const IDLE: Duration = Duration::from_secs(20);
+
+/// Keeps connections to containers open between requests. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ContainerClient(Client<HttpConnector, Body>);
+
+/// What a container said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answered {
+    Done,
+    /// It has closed that connection: the browser is done with it, or the client was found gone.
+    Closed,
+    /// It does not have that session.
+    Elsewhere,
+}
+
+/// A container could not be asked, or is too busy.
+#[derive(Debug, thiserror::Error)]
+pub enum ContainerError {
+    #[error("the container did not answer in time")]
+    Late,
+    #[error("the container cannot be reached")]
+    Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the container answered {0}")]
+    Status(StatusCode),
+}
+
+impl Default for ContainerClient {
+    fn default() -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        Self(Client::builder(TokioExecutor::new()).pool_idle_timeout(IDLE).build(connector))
+    }
+}
+
+impl ContainerClient {
+    /// Has it open the connection's own way to the browser.
+    pub async fn open(&self, route: &Route, connection: &ConnectionId) -> Result<Answered, ContainerError> {
+        self.ask(Method::PUT, route, connection, "", Body::empty(), None).await
+    }
+
+    /// Brings it a message. The same message may be brought again: by its id it is known.
+    pub async fn bring(
+        &self,
+        route: &Route,
+        connection: &ConnectionId,
+        message_id: &str,
+        text: &str,
+    ) -> Result<Answered, ContainerError> {
+        let body = Body::from(text.to_owned());
+        self.ask(Method::POST, route, connection, "/messages", body, Some(message_id)).await
+    }
+
+    /// Tells it that the client has gone.
+    pub async fn close(&self, route: &Route, connection: &ConnectionId) -> Result<Answered, ContainerError> {
+        self.ask(Method::DELETE, route, connection, "", Body::empty(), None).await
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        route: &Route,
+        connection: &ConnectionId,
+        what: &str,
+        body: Body,
+        message_id: Option<&str>,
+    ) -> Result<Answered, ContainerError> {
+        let unreachable = |error: Box<dyn std::error::Error + Send + Sync>| ContainerError::Unreachable(error);
+        let path = format!("/sessions/{}/connections/{}{what}", route.session, connection.in_path());
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", route.address))
+            .header(CDP_SECRET_HEADER, &route.secret)
+            .body(body)
+            .map_err(|error| unreachable(error.into()))?;
+        if let Some(id) = message_id {
+            let id = HeaderValue::from_str(id).map_err(|error| unreachable(error.into()))?;
+            request.headers_mut().insert(HeaderName::from_static(MESSAGE_ID_HEADER), id);
+            request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        let answer = timeout(ANSWER_TIMEOUT, self.0.request(request)).await.map_err(|_| ContainerError::Late)?;
+        match answer.map_err(|error| unreachable(error.into()))?.status() {
+            status if status.is_success() => Ok(Answered::Done),
+            StatusCode::GONE => Ok(Answered::Closed),
+            StatusCode::NOT_FOUND => Ok(Answered::Elsewhere),
+            status => Err(ContainerError::Status(status)),
+        }
+    }
+}
