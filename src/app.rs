@@ -14,6 +14,7 @@ use crate::container::FleetPolicy;
 use crate::fleet::Fleet;
 use crate::hex;
 use crate::ids::ServerId;
+use crate::push::Push;
 use crate::store::events::Events;
 use crate::store::{Limits, Store, StoreError, Unanswered};
 use crate::tokens::{SecretTooShort, Tokens};
@@ -26,6 +27,8 @@ pub struct Parts {
     pub store: Store,
     pub events: Events,
     pub fleet: Box<dyn Fleet>,
+    /// Clients whose sockets a gateway holds, if there is one.
+    pub push: Option<Box<dyn Push>>,
     pub tokens: Tokens,
     pub api_keys: ApiKeys,
     pub limits: Limits,
@@ -65,6 +68,7 @@ impl App {
         redis: &str,
         api_endpoint: String,
         fleet: Box<dyn Fleet>,
+        push: Option<Box<dyn Push>>,
     ) -> Result<Self, BootError> {
         let store = Store::open(redis, &config.key_prefix)?;
         let secret = match config.jwe_secret {
@@ -80,6 +84,7 @@ impl App {
             store,
             events: Events::default(),
             fleet,
+            push,
             tokens: Tokens::new(&[secret], config.accept_signed_tokens)?,
             api_keys: config.api_keys,
             limits: config.limits,

@@ -58,7 +58,7 @@ pub async fn boot(mut config: Config) -> Result<App, LambdaError> {
     config.claim_recheck = CLAIM_RECHECK;
     // Nothing here starts containers yet, so nothing is to be reserved for them either.
     config.policy.max_containers = 0;
-    Ok(App::boot(config, &redis.0, String::new(), Box::new(NoFleet)).await?)
+    Ok(App::boot(config, &redis.0, String::new(), Box::new(NoFleet), None).await?)
 }
 
 /// Answers one invocation after the other.

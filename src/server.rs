@@ -86,7 +86,7 @@ impl Server {
         let host = if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { url_host(address) };
         let api_endpoint = format!("http://{host}:{}", address.port());
         let prefix = config.key_prefix.clone();
-        let app = App::boot(config, &endpoint, api_endpoint, Box::new(fleet.clone())).await?;
+        let app = App::boot(config, &endpoint, api_endpoint, Box::new(fleet.clone()), None).await?;
         let background = vec![
             tokio::spawn(follow(app.events.clone(), endpoint, prefix)),
             tokio::spawn(tick(app.clone())),

@@ -167,8 +167,9 @@ impl World {
             die_with_us: true,
         };
         let (fleet, _) = LocalFleet::new(options);
-        let app =
-            App::boot(config, &redis.url(), "http://127.0.0.1:1".to_owned(), Box::new(fleet)).await.expect("boots");
+        let app = App::boot(config, &redis.url(), "http://127.0.0.1:1".to_owned(), Box::new(fleet), None)
+            .await
+            .expect("boots");
         let (events, url) = (app.events.clone(), redis.url());
         let follow = tokio::spawn(async move { events.follow(url, prefix).await.expect("events can be followed") });
         let asking = redis.client().await;
