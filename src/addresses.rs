@@ -5,6 +5,35 @@ use axum::http::header::HOST;
 
 use crate::ids::SessionId;
 
+/// A WebSocket API of API Gateway that holds the clients' sockets: `WEBSOCKET_API_ID`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WebsocketApi {
+    /// `local`: this process plays it itself, under [`gateway_path`].
+    Local { stage: String },
+    /// The one of that id in AWS.
+    Aws {
+        id: String,
+        region: String,
+        stage: String,
+        /// The base URL of its `@connections` API, the stage included.
+        endpoint: String,
+    },
+}
+
+impl WebsocketApi {
+    /// The API's host in AWS.
+    pub fn host(id: &str, region: &str) -> String {
+        // The partition of China has a domain of its own.
+        let domain = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
+        format!("{id}.execute-api.{region}.{domain}")
+    }
+}
+
+/// Where a native server plays the stage of a WebSocket API.
+pub fn gateway_path(stage: &str) -> String {
+    format!("/gateway/{stage}")
+}
+
 /// Where clients and containers find this service.
 #[derive(Debug, Clone, Default)]
 pub struct Addresses {
@@ -12,6 +41,8 @@ pub struct Addresses {
     pub cdp_endpoint: Option<String>,
     /// The load balancer in front of the proxies: `ALB_DNS_NAME`.
     pub load_balancer: Option<String>,
+    /// Who holds the clients' sockets where nothing of ours can.
+    pub websocket_api: Option<WebsocketApi>,
     /// This service as clients see it: `PUBLIC_URL`. Without it, as the request named it.
     pub public_url: Option<String>,
     /// This service as containers reach it.
@@ -28,6 +59,14 @@ impl Addresses {
         if let Some(host) = &self.load_balancer {
             return format!("{}/sessions/{session}/ws?token={token}", with_scheme(host));
         }
+        let path = match &self.websocket_api {
+            Some(WebsocketApi::Aws { id, region, stage, .. }) => {
+                let host = WebsocketApi::host(id, region);
+                return format!("wss://{host}/{stage}?sessionId={session}&token={token}");
+            }
+            Some(WebsocketApi::Local { stage }) => gateway_path(stage),
+            None => "/cdp".to_owned(),
+        };
         let base = match &self.public_url {
             // http -> ws, https -> wss.
             Some(url) => url.replacen("http", "ws", 1),
@@ -38,7 +77,7 @@ impl Addresses {
                 format!("{scheme}://{}", requested_host(headers).unwrap_or("127.0.0.1"))
             }
         };
-        format!("{base}/cdp?sessionId={session}&token={token}")
+        format!("{base}{path}?sessionId={session}&token={token}")
     }
 }
 
@@ -72,6 +111,20 @@ mod tests {
         assert_eq!(url(&addresses, &headers), "wss://abc.example.com/cdp?sessionId=ses_1&token=t");
         addresses.public_url = Some("https://wc.example.com/api".to_owned());
         assert_eq!(url(&addresses, &headers), "wss://wc.example.com/api/cdp?sessionId=ses_1&token=t");
+        addresses.websocket_api = Some(WebsocketApi::Local { stage: "prod".to_owned() });
+        assert_eq!(url(&addresses, &headers), "wss://wc.example.com/api/gateway/prod?sessionId=ses_1&token=t");
+        let aws = |region: &str| WebsocketApi::Aws {
+            id: "abc123".to_owned(),
+            region: region.to_owned(),
+            stage: "prod".to_owned(),
+            endpoint: "http://127.0.0.1:9/prod".to_owned(),
+        };
+        addresses.websocket_api = Some(aws("cn-north-1"));
+        let there = "wss://abc123.execute-api.cn-north-1.amazonaws.com.cn/prod?sessionId=ses_1&token=t";
+        assert_eq!(url(&addresses, &headers), there);
+        addresses.websocket_api = Some(aws("eu-west-1"));
+        let there = "wss://abc123.execute-api.eu-west-1.amazonaws.com/prod?sessionId=ses_1&token=t";
+        assert_eq!(url(&addresses, &headers), there);
         addresses.load_balancer = Some("lb.example.com".to_owned());
         assert_eq!(url(&addresses, &headers), "wss://lb.example.com/sessions/ses_1/ws?token=t");
         addresses.cdp_endpoint = Some("ws://127.0.0.1:9000".to_owned());

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::addresses::Addresses;
+use crate::addresses::{Addresses, WebsocketApi};
 use crate::api_keys::ApiKeys;
 use crate::container::FleetPolicy;
 use crate::protocol::{MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT, MISSED_HEARTBEATS};
@@ -55,6 +55,11 @@ pub struct Config {
     pub accept_signed_tokens: bool,
     /// `api_endpoint` is empty if this process itself is meant.
     pub addresses: Addresses,
+    /// For tests: how late the local WebSocket API may begin to handle a message, so that messages overtake each
+    /// other as they do in AWS.
+    pub emulator_delay: Duration,
+    /// For tests: the local WebSocket API keeps to itself that a client has gone. AWS promises nothing else.
+    pub emulator_lose_disconnect: bool,
     pub limits: Limits,
     pub policy: FleetPolicy,
     pub connect_wait: Duration,
@@ -142,6 +147,47 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    /// Who is to hold the clients' sockets. The one in AWS has an address only in a region.
+    fn websocket_api(&mut self, dev: bool) -> Option<WebsocketApi> {
+        let stage = self.text("WEBSOCKET_STAGE").unwrap_or_else(|| "prod".to_owned());
+        // What API Gateway allows a stage to be called.
+        if !(1..=128).contains(&stage.len())
+            || !stage.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        {
+            self.fault("WEBSOCKET_STAGE", "must be at most 128 letters, digits, - and _");
+        }
+        let region = self.text("AWS_REGION").or_else(|| self.text("AWS_DEFAULT_REGION"));
+        let fake = ["AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", "AWS_ENDPOINT_URL"]
+            .into_iter()
+            .find(|name| self.text(name).is_some());
+        let id = self.text("WEBSOCKET_API_ID")?;
+        if id == "local" {
+            if !dev {
+                self.fault("WEBSOCKET_API_ID", "must not be local unless ENVIRONMENT is dev");
+            }
+            return Some(WebsocketApi::Local { stage });
+        }
+        if id.len() > 64 || !id.bytes().all(|b| b.is_ascii_alphanumeric()) {
+            self.fault("WEBSOCKET_API_ID", "must be the id of a WebSocket API, letters and digits, or local");
+        }
+        let region = match region {
+            Some(region) if region.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') => region,
+            Some(_) => {
+                self.fault("AWS_REGION", "must be the name of a region, as in eu-west-1");
+                return None;
+            }
+            None => {
+                self.fault("AWS_REGION", "must be set with WEBSOCKET_API_ID");
+                return None;
+            }
+        };
+        let endpoint = match fake {
+            Some(name) => format!("{}/{stage}", self.url(name, &["http", "https"])?),
+            None => format!("https://{}/{stage}", WebsocketApi::host(&id, &region)),
+        };
+        Some(WebsocketApi::Aws { id, region, stage, endpoint })
     }
 
     /// A host, with or without a scheme in front of it.
@@ -264,11 +310,13 @@ impl Config {
         let addresses = Addresses {
             cdp_endpoint: env.host("CDP_ENDPOINT"),
             load_balancer: env.host("ALB_DNS_NAME"),
+            websocket_api: env.websocket_api(dev),
             public_url: env.url("PUBLIC_URL", &["http", "https"]),
             api_endpoint: env.url("API_ENDPOINT", &["http", "https"]).unwrap_or_default(),
         };
-        if addresses.cdp_endpoint.is_none() && addresses.load_balancer.is_none() && addresses.public_url.is_none() {
-            required(&mut env, "CDP_ENDPOINT, ALB_DNS_NAME or PUBLIC_URL");
+        let names = ["CDP_ENDPOINT", "ALB_DNS_NAME", "WEBSOCKET_API_ID", "PUBLIC_URL"];
+        if names.iter().all(|name| env.text(name).is_none()) {
+            required(&mut env, "CDP_ENDPOINT, ALB_DNS_NAME, WEBSOCKET_API_ID or PUBLIC_URL");
         }
 
         let heartbeat = Duration::from_secs(env.number("HEARTBEAT_SECONDS", 5, 1..=MAX_CLAIM_WAIT_SECONDS));
@@ -305,6 +353,8 @@ impl Config {
             jwe_secret,
             accept_signed_tokens: env.flag("ACCEPT_SIGNED_TOKENS"),
             addresses,
+            emulator_delay: env.seconds("EMULATOR_DELAY_SECONDS", 0.0, 60.0),
+            emulator_lose_disconnect: env.flag("EMULATOR_LOSE_DISCONNECT"),
             limits,
             policy,
             connect_wait: env.seconds("CONNECT_WAIT_SECONDS", 120.0, 3_600.0),
@@ -417,6 +467,68 @@ mod tests {
             assert_eq!(text.matches(&format!("\n  {name} ")).count(), 1, "{name} in {text}");
         }
         assert!(!text.contains("too short to be one") && !text.contains("eighty"));
+    }
+
+    #[test]
+    fn a_websocket_api_is_found_in_its_region_or_where_a_fake_is() {
+        let id = ("WEBSOCKET_API_ID", "abc123");
+        let region = ("AWS_REGION", "eu-west-1");
+        let endpoint = |vars: &[(&str, &str)]| match read(vars).expect("valid").addresses.websocket_api {
+            Some(WebsocketApi::Aws { endpoint, .. }) => endpoint,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(endpoint(&[id, region]), "https://abc123.execute-api.eu-west-1.amazonaws.com/prod");
+        let china = [id, ("AWS_DEFAULT_REGION", "cn-north-1"), ("WEBSOCKET_STAGE", "v1")];
+        assert_eq!(endpoint(&china), "https://abc123.execute-api.cn-north-1.amazonaws.com.cn/v1");
+        let any = ("AWS_ENDPOINT_URL", "http://127.0.0.1:5000");
+        assert_eq!(endpoint(&[id, region, any]), "http://127.0.0.1:5000/prod");
+        let own = ("AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", "http://127.0.0.1:8080/gateway/");
+        assert_eq!(endpoint(&[id, region, any, own]), "http://127.0.0.1:8080/gateway/prod");
+        let local = read(&[("WEBSOCKET_API_ID", "local")]).expect("valid").addresses.websocket_api;
+        assert_eq!(local, Some(WebsocketApi::Local { stage: "prod".to_owned() }));
+        assert_eq!(read(&[region, any]).expect("valid").addresses.websocket_api, None);
+    }
+
+    #[test]
+    fn a_websocket_api_that_cannot_be_is_a_fault() {
+        for (vars, fault) in [
+            (&[("WEBSOCKET_API_ID", "abc123")][..], "AWS_REGION must be set with WEBSOCKET_API_ID"),
+            (
+                &[("WEBSOCKET_API_ID", "abc.example"), ("AWS_REGION", "eu-west-1")],
+                "WEBSOCKET_API_ID must be the id of a WebSocket API, letters and digits, or local",
+            ),
+            (
+                &[("WEBSOCKET_API_ID", "local"), ("WEBSOCKET_STAGE", "a/b")],
+                "WEBSOCKET_STAGE must be at most 128 letters, digits, - and _",
+            ),
+            (
+                &[("WEBSOCKET_API_ID", "a1"), ("AWS_REGION", "evil.example/")],
+                "AWS_REGION must be the name of a region, as in eu-west-1",
+            ),
+            (
+                &[("WEBSOCKET_API_ID", "a1"), ("AWS_REGION", "eu-west-1"), ("AWS_ENDPOINT_URL", "fake")],
+                "AWS_ENDPOINT_URL must be a URL that begins with http:// or https://",
+            ),
+        ] {
+            assert_eq!(read(vars).expect_err("a fault").0, [fault], "{vars:?}");
+        }
+    }
+
+    #[test]
+    fn a_websocket_api_is_enough_of_an_address_and_a_local_one_is_not_for_production() {
+        let with = |id: &str| {
+            read(&[
+                ("ENVIRONMENT", "prod"),
+                ("REDIS_ENDPOINT", "redis.internal"),
+                ("API_KEYS", "one,two"),
+                ("JWE_SECRET", "0123456789abcdef0123456789abcdef"),
+                ("AWS_REGION", "eu-west-1"),
+                ("WEBSOCKET_API_ID", id),
+            ])
+        };
+        assert!(with("abc123").is_ok());
+        let faults = with("local").expect_err("refused").0;
+        assert_eq!(faults, ["WEBSOCKET_API_ID must not be local unless ENVIRONMENT is dev"]);
     }
 
     #[test]
