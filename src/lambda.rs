@@ -1,5 +1,5 @@
-//! The Lambda home: the router behind API Gateway (HTTP and REST), a load balancer or a function URL, and what
-//! AWS itself tells.
+//! The Lambda home: the router behind API Gateway (HTTP, REST and WebSocket), a load balancer or a function URL, and
+//! what AWS itself tells.
 //!
 //! The environment is frozen between two invocations, and nothing in it is seen by another. So nothing is done
 //! in the background here that correctness rests on: what the native home's timer does, the schedule does, and
@@ -20,12 +20,14 @@ use lambda_http::request::RequestContext;
 use lambda_http::{RequestExt as _, Service, service_fn};
 use tower::ServiceExt as _;
 
+use crate::addresses::WebsocketApi;
 use crate::app::{App, BootError};
 use crate::clock::now_ms;
 use crate::config::Config;
 use crate::fleet::none::NoFleet;
+use crate::push::Push;
 use crate::routes::events::{self, EventError};
-use crate::ws::gateway;
+use crate::ws::gateway::{self, Connections};
 use crate::{lifecycle, routes};
 
 /// A shorter pause between two invocations is none: connections are not forgotten that fast.
@@ -41,6 +43,8 @@ pub enum LambdaError {
         "REDIS_ENDPOINT must be set on Lambda, in every ENVIRONMENT: a Redis of this process's own would be lost with it"
     )]
     NoRedis,
+    #[error("WEBSOCKET_API_ID must not be local on Lambda: a function can hold no sockets")]
+    NoEmulator,
     #[error(transparent)]
     Boot(#[from] BootError),
     #[error("the Lambda runtime broke off")]
@@ -59,7 +63,14 @@ pub async fn boot(mut config: Config) -> Result<App, LambdaError> {
     config.claim_recheck = CLAIM_RECHECK;
     // Nothing here starts containers yet, so nothing is to be reserved for them either.
     config.policy.max_containers = 0;
-    Ok(App::boot(config, &redis.0, String::new(), Box::new(NoFleet), None).await?)
+    let push = match &config.addresses.websocket_api {
+        Some(WebsocketApi::Aws { endpoint, region, .. }) => {
+            Some(Box::new(Connections::new(endpoint.clone(), region.clone())) as Box<dyn Push>)
+        }
+        Some(WebsocketApi::Local { .. }) => return Err(LambdaError::NoEmulator),
+        None => None,
+    };
+    Ok(App::boot(config, &redis.0, String::new(), Box::new(NoFleet), push).await?)
 }
 
 /// Answers one invocation after the other.

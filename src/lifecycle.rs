@@ -162,6 +162,7 @@ pub async fn ended(
     let ended = app.store.end(id, by, report.reason, &app.limits, now_ms()).await?;
     if let Ended::Now(session) = &ended {
         log_end(&session.id, report.reason);
+        close_soon(app).await;
     }
     Ok(!matches!(ended, Ended::Unknown))
 }
@@ -171,6 +172,7 @@ pub async fn release(app: &App, id: &SessionId, owner: &UserId) -> Result<Option
     match app.store.end(id, EndedBy::Owner(owner), EndReason::Released, &app.limits, now_ms()).await? {
         Ended::Now(session) => {
             log_end(&session.id, EndReason::Released);
+            close_soon(app).await;
             Ok(Some(session))
         }
         Ended::Already(session) => Ok(Some(session)),
@@ -178,7 +180,8 @@ pub async fn release(app: &App, id: &SessionId, owner: &UserId) -> Result<Option
     }
 }
 
-/// Ends what is due, and forgets what has been kept long enough. Returns how many sessions it ended.
+/// Ends what is due, closes the gateway's connections of what has ended, and forgets what has been kept long enough.
+/// Returns how many sessions it ended.
 pub async fn expire(app: &App) -> Result<usize, StoreError> {
     let mut count = 0;
     loop {
@@ -192,6 +195,7 @@ pub async fn expire(app: &App) -> Result<usize, StoreError> {
         }
     }
     while app.store.purge(BATCH, now_ms()).await? == BATCH {}
+    close_ended(app).await?;
     Ok(count)
 }
 
@@ -215,6 +219,7 @@ pub async fn lose_container(
             Outcome::Ended(reason) => log_end(&id, reason),
         }
     }
+    close_soon(app).await;
     Ok(())
 }
 
@@ -248,9 +253,16 @@ pub async fn disconnect(
     app.store.disconnect(connection, id, &app.limits, now_ms()).await
 }
 
+/// After an end, without letting it fail: what is not closed now the next look closes.
+async fn close_soon(app: &App) {
+    if let Err(error) = close_ended(app).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "connections of ended sessions could not be closed");
+    }
+}
+
 /// Closes the gateway's connections whose sessions have ended. What cannot be closed now stays noted, for the next
 /// look.
-pub async fn close_ended(app: &App) -> Result<(), StoreError> {
+async fn close_ended(app: &App) -> Result<(), StoreError> {
     let Some(push) = &app.push else { return Ok(()) };
     let mut closed = Vec::new();
     loop {

@@ -1,6 +1,7 @@
 //! The Lambda home: every event AWS sends, through the adapter, with the answer that AWS expects.
 
 mod bootstrap;
+mod websocket;
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -23,7 +24,9 @@ const LOAD_BALANCER: &str = include_str!("events/load_balancer.json");
 const FUNCTION_URL: &str = include_str!("events/function_url.json");
 const SCHEDULE: &str = include_str!("events/schedule.json");
 const TASK_STOPPED: &str = include_str!("events/task_stopped.json");
-const WEBSOCKET: &str = include_str!("events/websocket.json");
+const WEBSOCKET_CONNECT: &str = include_str!("events/websocket_connect.json");
+const WEBSOCKET_MESSAGE: &str = include_str!("events/websocket_message.json");
+const WEBSOCKET_DISCONNECT: &str = include_str!("events/websocket_disconnect.json");
 
 fn event(text: &str) -> Value {
     serde_json::from_str(text).expect("an event")
@@ -219,8 +222,8 @@ async fn refusals_come_as_they_come_everywhere() {
 async fn what_only_aws_may_tell_cannot_be_told_over_http() {
     let home = Home::new(&[]).await;
     home.invoke(&claim("ctr-a", 0)).await.expect("an answer");
-    for path in ["/events", "/", "/prod", "/$connect"] {
-        for told in [SCHEDULE, TASK_STOPPED, WEBSOCKET] {
+    for path in ["/events", "/", "/prod", "/$connect", "/$default", "/$disconnect"] {
+        for told in [SCHEDULE, TASK_STOPPED, WEBSOCKET_CONNECT, WEBSOCKET_MESSAGE, WEBSOCKET_DISCONNECT] {
             for method in ["POST", "GET"] {
                 let answer = home.invoke(&http(method, path, &[], &event(told))).await.expect("an answer");
                 assert_eq!(answer["statusCode"], 404, "{method} {path}: {answer}");
@@ -309,7 +312,7 @@ async fn an_event_that_is_not_understood_is_not_taken_for_done() {
     let mut forged = event(HTTP_API);
     forged["requestContext"] = json!({});
     forged["body"] = json!(SCHEDULE);
-    for unknown in [other, forged, event(WEBSOCKET), json!({}), json!([]), json!("schedule")] {
+    for unknown in [other, forged, json!({}), json!([]), json!("schedule")] {
         let refused = home.invoke(&unknown).await.expect_err("refused");
         assert_eq!(refused.error_type, "UnknownEvent", "{unknown}");
     }

@@ -15,7 +15,7 @@ async fn reads(redis: &RedisClient) -> u64 {
 }
 
 /// What `operation` costs, without the question that counts it.
-async fn cost<T>(redis: &RedisClient, operation: impl Future<Output = T>) -> (u64, T) {
+pub async fn cost<T>(redis: &RedisClient, operation: impl Future<Output = T>) -> (u64, T) {
     let before = reads(redis).await;
     let value = operation.await;
     (reads(redis).await - before - 1, value)
