@@ -569,6 +569,10 @@ fn the_moves_do_what_the_model_says_in_any_order() {
             contents.check();
             let queue: Vec<String> = model.queue.iter().map(|index| model.sessions[*index].id.to_string()).collect();
             assert_eq!(contents.queue(), queue);
+            for (connection, (kept, _)) in model.sessions.iter().flat_map(|session| &session.gateway) {
+                let list = contents.lists.get(&format!("connection:{connection}:messages"));
+                assert_eq!(list.map_or(0, Vec::len), kept.len() * 2, "an id and a text for each message that is kept");
+            }
             for expected in &model.sessions {
                 match store.get(&expected.id).await.expect("redis answers") {
                     Some((session, _)) => {
