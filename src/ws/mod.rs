@@ -4,6 +4,8 @@
 //! are the same whoever plays the gateway.
 
 #[cfg(feature = "native")]
+pub mod emulator;
+#[cfg(feature = "native")]
 pub mod proxy;
 
 use axum::http::{HeaderMap, Uri};
