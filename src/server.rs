@@ -7,6 +7,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -15,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::addresses::WebsocketApi;
 use crate::agent::find::{FindError, SearchPlaces, find};
 use crate::app::{App, BootError};
 use crate::clock::now_ms;
@@ -23,7 +25,9 @@ use crate::fleet::local::{LocalFleet, LocalOptions};
 use crate::ids::ContainerId;
 use crate::native::{self, ServeOptions};
 use crate::private_redis::{PrivateRedis, PrivateRedisError};
+use crate::push::Push;
 use crate::store::events::Events;
+use crate::ws::emulator::{Emulator, EmulatorOptions};
 use crate::{lifecycle, routes, scaling, sweep};
 
 /// How long open sockets get to say goodbye when the server ends.
@@ -49,6 +53,7 @@ pub struct Server {
     pub address: SocketAddr,
     fleet: LocalFleet,
     listener: TcpListener,
+    emulator: Option<Emulator>,
     redis: Option<PrivateRedis>,
     background: Vec<JoinHandle<()>>,
     root: PathBuf,
@@ -86,22 +91,28 @@ impl Server {
         let host = if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { url_host(address) };
         let api_endpoint = format!("http://{host}:{}", address.port());
         let prefix = config.key_prefix.clone();
-        let app = App::boot(config, &endpoint, api_endpoint, Box::new(fleet.clone()), None).await?;
+        let emulator = emulator(&config);
+        let push = emulator.clone().map(|emulator| Box::new(emulator) as Box<dyn Push>);
+        let app = App::boot(config, &endpoint, api_endpoint, Box::new(fleet.clone()), push).await?;
         let background = vec![
             tokio::spawn(follow(app.events.clone(), endpoint, prefix)),
             tokio::spawn(tick(app.clone())),
             tokio::spawn(watch_exits(app.clone(), exits)),
         ];
-        Ok(Self { app, address, fleet, listener, redis, background, root })
+        Ok(Self { app, address, fleet, listener, emulator, redis, background, root })
     }
 
     /// Serves until `shutdown` resolves, then ends everything in order.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), ServerError> {
-        let Self { app, fleet, listener, redis, background, root, .. } = self;
+        let Self { app, fleet, listener, emulator, redis, background, root, .. } = self;
+        let mut router = routes::router(app.clone());
+        if let Some(emulator) = emulator {
+            router = router.merge(emulator.routes(Arc::new(app.clone()), app.sockets.clone(), app.stopping.clone()));
+        }
         let stop_serving = CancellationToken::new();
         let serving = tokio::spawn(native::serve(
             listener,
-            routes::router(app.clone()),
+            router,
             ServeOptions::default(),
             stop_serving.clone().cancelled_owned(),
         ));
@@ -128,6 +139,19 @@ impl Server {
         let _ = std::fs::remove_dir(root);
         served.map_err(ServerError::Serve)
     }
+}
+
+/// The WebSocket API that this process plays itself, if it is to.
+fn emulator(config: &Config) -> Option<Emulator> {
+    let Some(WebsocketApi::Local { stage }) = &config.addresses.websocket_api else {
+        return None;
+    };
+    Some(Emulator::new(EmulatorOptions {
+        stage: stage.clone(),
+        delay: Some(config.emulator_delay).filter(|delay| !delay.is_zero()),
+        lose_disconnect: config.emulator_lose_disconnect,
+        ..EmulatorOptions::default()
+    }))
 }
 
 fn url_host(address: SocketAddr) -> String {

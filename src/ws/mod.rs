@@ -7,6 +7,8 @@
 #[cfg(feature = "lambda")]
 pub mod gateway;
 #[cfg(feature = "native")]
+pub mod emulator;
+#[cfg(feature = "native")]
 pub mod proxy;
 
 use std::time::Duration;

@@ -1,0 +1,366 @@
+//! Plays API Gateway's WebSocket API and its `@connections` API on this process's own port, so that what will run
+//! behind the real one can be tried and tested without it. It is strict: where the real one refuses, so does this
+//! one, and where what the real one does is not known, this one does what is harder for us.
+//!
+//! What it is not for: it is no way into production. It checks the form of a signature but not its secret, so
+//! whoever reaches the port can post to any connection whose id they know. The configuration allows it in
+//! development only.
+//!
+//! Where the behaviour comes from, in short (each place says the rest):
+//! - limits and close code 1009: docs.aws.amazon.com, "Quotas for configuring and running a WebSocket API";
+//! - binary messages, code 1003: the same, "Binary media types for WebSocket APIs";
+//! - idle, code 1001 "Going away": a recorded `$disconnect` event, 604 s after its `$connect`;
+//! - `DELETE`, code 1000 "Connection Closed Normally": boto/boto3 issue 3789;
+//! - `$connect` that throws: 502; that answers anything but 2xx: that status: recorded with wscat by several people;
+//! - what a client is told of a failed message: Kludex/mangum issue 128, aws/chalice issue 1406.
+
+mod connection;
+mod integration;
+mod management;
+mod sigv4;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use aws_lc_rs::rand;
+use axum::extract::{ConnectInfo, Path, Request, State};
+use axum::http::header::USER_AGENT;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::any;
+use axum::{Router, middleware};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE;
+use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::error::ApiError;
+use crate::ids::ConnectionId;
+use crate::protocol::{GATEWAY_CALL_SECONDS, GATEWAY_MESSAGE_BYTES};
+use crate::push::{Push, PushError, Pushed};
+use crate::telemetry;
+use crate::upgrade::Upgrade;
+
+use connection::Open;
+pub use integration::Integration;
+use integration::Invoked;
+
+/// The longest URL, in characters.
+const URL_CHARS: usize = 4_096;
+/// How long a send waits for a slow client before it fails, as a client of AWS that tries again would.
+const SEND_PATIENCE: Duration = Duration::from_secs(2);
+
+const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
+
+/// What the real one does not let be changed, but a test must, and what it does on its own account.
+#[derive(Debug, Clone)]
+pub struct EmulatorOptions {
+    pub stage: String,
+    /// A connection without a message in either direction for this long is closed.
+    pub idle: Duration,
+    /// A connection is closed when it is this old.
+    pub age: Duration,
+    /// The longest the integration may take over one event.
+    pub call: Duration,
+    /// Each message's handling begins after a random wait of up to this, so that messages overtake each other.
+    pub delay: Option<Duration>,
+    /// Tell nobody that a client has gone: "$disconnect is a best-effort event" (AWS).
+    pub lose_disconnect: bool,
+}
+
+impl Default for EmulatorOptions {
+    fn default() -> Self {
+        Self {
+            stage: "prod".to_owned(),
+            idle: Duration::from_secs(10 * 60),
+            age: Duration::from_secs(2 * 60 * 60),
+            call: Duration::from_secs(GATEWAY_CALL_SECONDS),
+            delay: None,
+            lose_disconnect: false,
+        }
+    }
+}
+
+/// The gateway. Cheap to clone: every clone is the same one.
+#[derive(Clone)]
+pub struct Emulator(Arc<Inner>);
+
+struct Inner {
+    options: EmulatorOptions,
+    open: Mutex<HashMap<ConnectionId, Arc<Open>>>,
+}
+
+/// What became of a message for a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Posted {
+    Sent,
+    Gone,
+    /// The client reads too slowly.
+    Full,
+}
+
+/// Why a message was not sent although its connection is there. The names are those of `@connections`.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("PayloadTooLargeException: the message is larger than {GATEWAY_MESSAGE_BYTES} bytes")]
+    TooLarge,
+    #[error("LimitExceededException: the client reads too slowly")]
+    Full,
+}
+
+impl Emulator {
+    pub fn new(options: EmulatorOptions) -> Self {
+        Self(Arc::new(Inner { options, open: Mutex::default() }))
+    }
+
+    /// Where clients connect and the `@connections` API is: `/gateway/{stage}`. `integration` gets the events, the
+    /// sockets are tasks of `sockets`, and end when `stopping` is cancelled.
+    pub fn routes(
+        &self,
+        integration: Arc<dyn Integration>,
+        sockets: TaskTracker,
+        stopping: CancellationToken,
+    ) -> Router {
+        let gateway = Gateway { emulator: self.clone(), integration, sockets, stopping };
+        Router::new()
+            .route("/gateway/{stage}", any(connect))
+            .route("/gateway/{stage}/", any(connect))
+            // `@connections` may come encoded.
+            .route("/gateway/{stage}/{connections}/{connectionId}", any(management::manage))
+            .layer(middleware::from_fn(telemetry::observe))
+            .with_state(gateway)
+    }
+
+    fn options(&self) -> &EmulatorOptions {
+        &self.0.options
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<ConnectionId, Arc<Open>>> {
+        self.0.open.lock().expect("not poisoned")
+    }
+
+    fn find(&self, id: &ConnectionId) -> Option<Arc<Open>> {
+        self.open().get(id).cloned()
+    }
+
+    /// From now on nothing can be posted to it.
+    fn forget(&self, id: &ConnectionId) -> Option<Arc<Open>> {
+        self.open().remove(id)
+    }
+
+    async fn post(&self, id: &ConnectionId, text: Utf8Bytes, patience: Duration) -> Posted {
+        match self.find(id) {
+            Some(open) => open.post(text, patience).await,
+            None => Posted::Gone,
+        }
+    }
+
+    /// Whether there was anything to close.
+    fn delete(&self, id: &ConnectionId) -> bool {
+        let open = self.forget(id);
+        if let Some(open) = &open {
+            open.leave.cancel();
+        }
+        open.is_some()
+    }
+}
+
+impl Push for Emulator {
+    fn send<'a>(&'a self, connection: &'a ConnectionId, text: &'a str) -> BoxFuture<'a, Result<Pushed, PushError>> {
+        Box::pin(async move {
+            let refused = |cause: Refused| PushError { action: "sending to a client", cause: Box::new(cause) };
+            if text.len() > GATEWAY_MESSAGE_BYTES {
+                return Err(refused(Refused::TooLarge));
+            }
+            match self.post(connection, text.into(), SEND_PATIENCE).await {
+                Posted::Sent => Ok(Pushed::Sent),
+                Posted::Gone => Ok(Pushed::Gone),
+                Posted::Full => Err(refused(Refused::Full)),
+            }
+        })
+    }
+
+    fn close<'a>(&'a self, connection: &'a ConnectionId) -> BoxFuture<'a, Result<(), PushError>> {
+        Box::pin(async move {
+            self.delete(connection);
+            Ok(())
+        })
+    }
+}
+
+/// What answers a request: the sockets, and whom to tell.
+#[derive(Clone)]
+struct Gateway {
+    emulator: Emulator,
+    integration: Arc<dyn Integration>,
+    sockets: TaskTracker,
+    stopping: CancellationToken,
+}
+
+/// An id as the gateway makes them, of connections, messages and requests: 11 bytes in the base64 of URLs, with the
+/// padding that has to be encoded in a path (`L0SM9cOFvHcCIhw=`, `HXT_RfBnPHcCIIg=`).
+fn gateway_id() -> String {
+    let mut bytes = [0u8; 11];
+    rand::fill(&mut bytes).expect("the operating system has randomness");
+    URL_SAFE.encode(bytes)
+}
+
+fn random_wait(up_to: Duration) -> Duration {
+    let mut bytes = [0u8; 4];
+    rand::fill(&mut bytes).expect("the operating system has randomness");
+    up_to.mul_f64(f64::from(u32::from_be_bytes(bytes)) / f64::from(u32::MAX))
+}
+
+/// A refusal of the gateway's own, in the form its refusals have.
+fn refusal(status: StatusCode, error_type: &'static str, message: &str) -> Response {
+    let body = serde_json::json!({ "message": message }).to_string();
+    let mut response = (status, [("content-type", "application/json")], body).into_response();
+    response.headers_mut().insert(ERROR_TYPE, HeaderValue::from_static(error_type));
+    response
+}
+
+/// What the gateway says of an event that came to nothing, to the letter. The id is the request's, which for a
+/// message is one of its own.
+fn failure(message: &str, connection: &ConnectionId) -> String {
+    format!(r#"{{"message": "{message}", "connectionId":"{connection}", "requestId":"{}"}}"#, gateway_id())
+}
+
+const INTERNAL_ERROR: &str = "Internal server error";
+const TIMED_OUT: &str = "Endpoint request timed out";
+
+/// A client wants a WebSocket.
+async fn connect(State(gateway): State<Gateway>, Path(stage): Path<String>, mut request: Request) -> Response {
+    if stage != gateway.emulator.options().stage {
+        return refusal(StatusCode::FORBIDDEN, "ForbiddenException", "Forbidden");
+    }
+    // Documented is the limit, not what becomes of a URL beyond it.
+    if request.uri().path_and_query().is_some_and(|all| all.as_str().len() > URL_CHARS) {
+        return refusal(StatusCode::URI_TOO_LONG, "RequestEntityTooLargeException", "Request URI too long");
+    }
+    let upgrade = match Upgrade::from_request(&mut request) {
+        Ok(upgrade) => upgrade,
+        Err(not) => {
+            return (not.headers(), ApiError::new(not.status(), "not_a_websocket", not.to_string())).into_response();
+        }
+    };
+    // The function runs to its end whether or not the client waits for it, as it does on Lambda. So none of this
+    // may be dropped with the request.
+    let (answer, answered) = oneshot::channel();
+    gateway.clone().sockets.spawn(async move { gateway.serve(upgrade, request, answer).await });
+    // It answers, or has panicked.
+    answered.await.unwrap_or_else(|_| ApiError::internal("a gateway connection broke off").into_response())
+}
+
+impl Gateway {
+    /// A connection, from `$connect` to `$disconnect`.
+    async fn serve(self, upgrade: Upgrade, request: Request, answer: oneshot::Sender<Response>) {
+        let id: ConnectionId = gateway_id().parse().expect("base64 is an id");
+        let source = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
+        let user_agent = request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let (open, outbox) = Open::new(source, user_agent.to_owned());
+        let (parts, _) = request.into_parts();
+        let connected = {
+            let (integration, id) = (self.integration.clone(), id.clone());
+            self.invoke(async move { integration.connect(&id, &parts.uri, &parts.headers).await }).await
+        };
+        match connected {
+            Invoked::Done(Ok(())) => {}
+            Invoked::Done(Err(error)) => {
+                // Any status but 2xx is the client's. Its body too, if the route has a route response.
+                let _ = answer.send(error.into_response());
+                return;
+            }
+            Invoked::Failed | Invoked::TimedOut => {
+                // 504 is what a REST API answers then; of WebSocket APIs only the 502 is known.
+                let (status, message) = match connected {
+                    Invoked::TimedOut => (StatusCode::GATEWAY_TIMEOUT, TIMED_OUT),
+                    _ => (StatusCode::BAD_GATEWAY, INTERNAL_ERROR),
+                };
+                let body = ([("content-type", "application/json")], failure(message, &id));
+                let _ = answer.send((status, body).into_response());
+                return;
+            }
+        }
+        let (response, leg) = upgrade.accept();
+        let leg = match answer.send(response) {
+            Ok(()) => leg.await.ok(),
+            Err(_) => None,
+        };
+        let Some(leg) = leg else {
+            // It went away while it was being let in. What AWS does then is not documented.
+            self.disconnected(&id).await;
+            return;
+        };
+        let open = Arc::new(open);
+        self.emulator.open().insert(id.clone(), open.clone());
+        tracing::info!(connection.id = %id, "gateway client connected");
+        let (ending, socket) = self.carry(&id, &open, leg, outbox).await;
+        tracing::info!(connection.id = %id, ended_by = ending, "gateway client disconnected");
+        tokio::join!(self.disconnected(&id), connection::linger(socket));
+    }
+
+    /// Each message is an invocation of its own, and they all run at the same time.
+    fn handle(&self, id: &ConnectionId, text: Utf8Bytes, in_hand: tokio::sync::OwnedSemaphorePermit) {
+        let (gateway, id) = (self.clone(), id.clone());
+        self.sockets.spawn(async move {
+            if let Some(up_to) = gateway.emulator.options().delay {
+                sleep(random_wait(up_to)).await;
+            }
+            let invoked = {
+                let (integration, id) = (gateway.integration.clone(), id.clone());
+                gateway.invoke(async move {
+                    let _in_hand = in_hand;
+                    integration.message(&id, &gateway_id(), &text).await
+                })
+            };
+            let message = match invoked.await {
+                Invoked::Done(Ok(())) => return,
+                Invoked::Done(Err(_)) | Invoked::Failed => INTERNAL_ERROR,
+                Invoked::TimedOut => TIMED_OUT,
+            };
+            tracing::warn!(connection.id = %id, message, "a message came to nothing");
+            gateway.emulator.post(&id, failure(message, &id).into(), SEND_PATIENCE).await;
+        });
+    }
+
+    async fn disconnected(&self, id: &ConnectionId) {
+        if self.emulator.options().lose_disconnect {
+            return;
+        }
+        let invoked = {
+            let (integration, id) = (self.integration.clone(), id.clone());
+            self.invoke(async move { integration.disconnect(&id).await }).await
+        };
+        if !matches!(invoked, Invoked::Done(Ok(()))) {
+            // It is not sent again.
+            tracing::warn!(connection.id = %id, "the end of a gateway connection came to nothing");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_such_that_a_path_has_to_encode_them() {
+        let id = gateway_id();
+        assert_eq!((id.len(), id.ends_with('=')), (16, true), "{id}");
+        assert!(id.parse::<ConnectionId>().is_ok_and(|id| id.in_path().ends_with("%3D")));
+        assert_ne!(id, gateway_id());
+    }
+
+    #[test]
+    fn a_random_wait_is_never_longer_than_it_may_be() {
+        let up_to = Duration::from_millis(40);
+        let waits: Vec<Duration> = (0..200).map(|_| random_wait(up_to)).collect();
+        assert!(waits.iter().all(|wait| *wait <= up_to));
+        assert!(waits.iter().max() > waits.iter().min());
+    }
+}
