@@ -25,7 +25,6 @@ use crate::app::{App, BootError};
 use crate::clock::now_ms;
 use crate::config::Config;
 use crate::fleet::none::NoFleet;
-use crate::push::Push;
 use crate::routes::events::{self, EventError};
 use crate::ws::gateway::{self, Connections};
 use crate::{lifecycle, routes};
@@ -63,13 +62,10 @@ pub async fn boot(mut config: Config) -> Result<App, LambdaError> {
     config.claim_recheck = CLAIM_RECHECK;
     // Nothing here starts containers yet, so nothing is to be reserved for them either.
     config.policy.max_containers = 0;
-    let push = match &config.addresses.websocket_api {
-        Some(WebsocketApi::Aws { endpoint, region, .. }) => {
-            Some(Box::new(Connections::new(endpoint.clone(), region.clone())) as Box<dyn Push>)
-        }
-        Some(WebsocketApi::Local { .. }) => return Err(LambdaError::NoEmulator),
-        None => None,
-    };
+    if matches!(config.addresses.websocket_api, Some(WebsocketApi::Local { .. })) {
+        return Err(LambdaError::NoEmulator);
+    }
+    let push = Connections::of(config.addresses.websocket_api.as_ref());
     Ok(App::boot(config, &redis.0, String::new(), Box::new(NoFleet), push).await?)
 }
 

@@ -92,7 +92,13 @@ impl Server {
         let api_endpoint = format!("http://{host}:{}", address.port());
         let prefix = config.key_prefix.clone();
         let emulator = emulator(&config);
-        let push = emulator.clone().map(|emulator| Box::new(emulator) as Box<dyn Push>);
+        let push = match &emulator {
+            Some(emulator) => Some(Box::new(emulator.clone()) as Box<dyn Push>),
+            #[cfg(feature = "lambda")]
+            None => crate::ws::gateway::Connections::of(config.addresses.websocket_api.as_ref()),
+            #[cfg(not(feature = "lambda"))]
+            None => None,
+        };
         let app = App::boot(config, &endpoint, api_endpoint, Box::new(fleet.clone()), push).await?;
         let background = vec![
             tokio::spawn(follow(app.events.clone(), endpoint, prefix)),

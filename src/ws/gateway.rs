@@ -19,6 +19,7 @@ use lambda_http::aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequestContex
 use lambda_http::request::RequestContext;
 use tokio::sync::OnceCell;
 
+use crate::addresses::WebsocketApi;
 use crate::app::App;
 use crate::error::ApiError;
 use crate::ids::ConnectionId;
@@ -103,8 +104,18 @@ pub struct Connections {
 }
 
 impl Connections {
+    /// What pushes to the clients of a WebSocket API in AWS.
+    pub fn of(api: Option<&WebsocketApi>) -> Option<Box<dyn Push>> {
+        match api {
+            Some(WebsocketApi::Aws { endpoint, region, .. }) => {
+                Some(Box::new(Self::new(endpoint.clone(), region.clone())))
+            }
+            Some(WebsocketApi::Local { .. }) | None => None,
+        }
+    }
+
     /// `endpoint` with the stage, without a slash at its end.
-    pub fn new(endpoint: String, region: String) -> Self {
+    fn new(endpoint: String, region: String) -> Self {
         Self { endpoint, region, client: OnceCell::new() }
     }
 

@@ -1,13 +1,13 @@
 //! Client connections, whatever carries them.
 //!
 //! [`proxy`] holds the sockets itself. Where a gateway holds them, what happens on one comes as three events, which
-//! are the same whoever plays the gateway ([`gateway`] or `emulator`), and goes to the session's container; what its
+//! are the same whoever plays the gateway (`gateway` or `emulator`), and goes to the session's container; what its
 //! browser says comes back by [`deliver`].
 
-#[cfg(feature = "lambda")]
-pub mod gateway;
 #[cfg(feature = "native")]
 pub mod emulator;
+#[cfg(feature = "lambda")]
+pub mod gateway;
 #[cfg(feature = "native")]
 pub mod proxy;
 
