@@ -9,7 +9,17 @@ const form = `<!doctype html><title>Greeter</title>
 <button id="greet" onclick="document.querySelector('#greeting').textContent = 'Hello, ' + document.querySelector('#name').value">Greet</button>
 <p id="greeting"></p>`;
 
-const SITE = { "/": "<!doctype html><title>Front page</title><h1>Front page</h1>", "/form": form };
+/** A picture that no format makes small. */
+const noise = `<!doctype html><title>Noise</title><style>body { margin: 0 }</style>
+<canvas id="noise" width="1280" height="720"></canvas>
+<script>
+  const context = document.querySelector("#noise").getContext("2d");
+  const image = context.createImageData(1280, 720);
+  for (let at = 0; at < image.data.length; at++) image.data[at] = at % 4 === 3 ? 255 : Math.random() * 256;
+  context.putImageData(image, 0, 0);
+</script>`;
+
+const SITE = { "/": "<!doctype html><title>Front page</title><h1>Front page</h1>", "/form": form, "/noise": noise };
 
 /** Serves `SITE`, and whatever `/page/NAME` is asked for, titled NAME. Remembers the cookies each path came with. */
 export async function startPages() {
