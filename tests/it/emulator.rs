@@ -351,7 +351,7 @@ async fn binary_messages_are_refused() {
 
 #[tokio::test]
 async fn a_connection_without_a_message_is_closed_and_pings_are_no_messages() {
-    let idle = Duration::from_millis(500);
+    let idle = Duration::from_secs(1);
     let gateway = Gateway::new(EmulatorOptions { idle, ..EmulatorOptions::default() }).await;
     let (mut pinging, _) = gateway.connect().await;
     let (mut told, id) = gateway.connect().await;
