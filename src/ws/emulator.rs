@@ -298,6 +298,7 @@ impl Gateway {
             return;
         };
         let open = Arc::new(open);
+        open.touch();
         self.emulator.open().insert(id.clone(), open.clone());
         tracing::info!(connection.id = %id, "gateway client connected");
         let (ending, socket) = self.carry(&id, &open, leg, outbox).await;

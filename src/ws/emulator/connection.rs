@@ -86,7 +86,7 @@ impl Open {
         *self.active.lock().expect("not poisoned")
     }
 
-    fn touch(&self) {
+    pub(super) fn touch(&self) {
         *self.active.lock().expect("not poisoned") = (Instant::now(), now_ms());
     }
 
