@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test test-e2e example lint format bench prerequisites
+.PHONY: help run test test-e2e test-lambda example lint format lambda bench bench-lambda prerequisites
 
 # rustup puts cargo here, and not every shell has it on its path.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -22,6 +22,10 @@ test-e2e: ## only the real clients; FILES="ends isolation" picks some
 	@scripts/prerequisites test
 	@scripts/test-e2e $(FILES)
 
+test-lambda: lambda ## what `make lambda` packed, driven as Lambda drives it
+	@scripts/prerequisites run
+	WALLCRAWLER_BOOTSTRAP=$(CURDIR)/target/lambda/bootstrap cargo test --test it lambda::bootstrap
+
 example: ## the example program, against the server that `make run` started
 	@scripts/prerequisites test
 	cd examples && npm ci && node open_a_page.mjs
@@ -32,9 +36,18 @@ lint: ## formatting, clippy (also of the Lambda build), docs, scripts; every war
 format: ## put the Rust code into shape
 	cargo fmt
 
-bench: ## the measurements that the README quotes
+lambda: ## the function, built and packed: target/lambda/wallcrawler.zip; ARCH=arm64 for Graviton, in target/lambda/arm64
+	@scripts/prerequisites lambda
+	@scripts/lambda
+
+bench: ## the measurements of the server that the README quotes
 	@scripts/prerequisites run
-	cargo bench
+	cargo bench --bench first_answer --bench relay
+
+bench-lambda: lambda ## the measurements of the function
+	@scripts/prerequisites run
+	@scripts/lambda hello-world
+	cargo bench --bench lambda
 
 prerequisites: ## install what running and testing need, if it is missing (Debian, Ubuntu), or say what is missing
 	@scripts/prerequisites test

@@ -10,6 +10,10 @@ mod model;
 mod outages;
 mod races;
 mod round_trips;
+#[cfg(feature = "lambda")]
+#[path = "../common/runtime_api.rs"]
+#[allow(dead_code)]
+mod runtime_api;
 mod scripts;
 mod sessions;
 mod sockets;

@@ -1,107 +1,23 @@
 //! The built program, driven by a Runtime API that this test plays.
 
-use std::collections::HashMap;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::ffi::OsString;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use axum::Router;
-use axum::extract::{Path, State};
-use axum::http::{HeaderName, StatusCode};
-use axum::routing::{get, post};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 
 use super::{HTTP_API, SCHEDULE, body, claim, event, http};
 use crate::audit::Contents;
+use crate::runtime_api::{self, PATIENCE, RuntimeApi};
 use crate::world::{Redis, SECRET, redis_command};
 
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// What the function said: an answer, or that it failed.
-type Said = Result<Value, Value>;
-
-/// What AWS runs beside a function: hands it one event after the other, and takes its answers.
-#[derive(Clone)]
-struct RuntimeApi(Arc<Desk>);
-
-struct Desk {
-    events: mpsc::UnboundedSender<(u64, String)>,
-    waiting: tokio::sync::Mutex<mpsc::UnboundedReceiver<(u64, String)>>,
-    asked: Mutex<HashMap<u64, oneshot::Sender<Said>>>,
-    count: AtomicU64,
-}
-
-impl RuntimeApi {
-    /// Begins to listen, and says where.
-    async fn start() -> (Self, String) {
-        let (events, waiting) = mpsc::unbounded_channel();
-        let desk = Desk { events, waiting: waiting.into(), asked: Mutex::default(), count: AtomicU64::new(0) };
-        let api = Self(Arc::new(desk));
-        let router = Router::new()
-            .route("/2018-06-01/runtime/invocation/next", get(next))
-            .route("/2018-06-01/runtime/invocation/{id}/response", post(response))
-            .route("/2018-06-01/runtime/invocation/{id}/error", post(error))
-            .with_state(api.clone());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("bound").to_string();
-        let serve = wallcrawler::native::serve(listener, router, Default::default(), std::future::pending());
-        tokio::spawn(async move { serve.await.expect("serves") });
-        (api, address)
-    }
-
-    async fn invoke(&self, event: &Value) -> Said {
-        let id = self.0.count.fetch_add(1, Ordering::Relaxed);
-        let (said, answer) = oneshot::channel();
-        self.0.asked.lock().expect("not poisoned").insert(id, said);
-        self.0.events.send((id, event.to_string())).expect("listening");
-        tokio::time::timeout(PATIENCE, answer).await.expect("an answer in time").expect("an answer")
-    }
-
-    fn said(&self, id: u64, said: Said) -> StatusCode {
-        let asked = self.0.asked.lock().expect("not poisoned").remove(&id).expect("it was asked");
-        let _ = asked.send(said);
-        StatusCode::ACCEPTED
-    }
-}
-
-async fn next(State(api): State<RuntimeApi>) -> ([(HeaderName, String); 3], String) {
-    let (id, event) = api.0.waiting.lock().await.recv().await.expect("the desk is open");
-    let deadline_ms = wallcrawler::clock::now_ms() + 30_000;
-    let headers = [
-        (HeaderName::from_static("lambda-runtime-aws-request-id"), id.to_string()),
-        (HeaderName::from_static("lambda-runtime-deadline-ms"), deadline_ms.to_string()),
-        (
-            HeaderName::from_static("lambda-runtime-invoked-function-arn"),
-            "arn:aws:lambda:eu-central-1:111122223333:function:wallcrawler".to_owned(),
-        ),
-    ];
-    (headers, event)
-}
-
-async fn response(State(api): State<RuntimeApi>, Path(id): Path<u64>, body: String) -> StatusCode {
-    api.said(id, Ok(serde_json::from_str(&body).expect("JSON")))
-}
-
-async fn error(State(api): State<RuntimeApi>, Path(id): Path<u64>, body: String) -> StatusCode {
-    api.said(id, Err(serde_json::from_str(&body).expect("JSON")))
-}
-
-/// The program, as Lambda starts it.
+/// The program, as Lambda starts it: the debug build, or the one that was packed.
 fn bootstrap(runtime_api: &str, vars: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_wallcrawler"));
-    command
-        .env_clear()
-        .env("AWS_LAMBDA_RUNTIME_API", runtime_api)
-        .env("AWS_LAMBDA_FUNCTION_NAME", "wallcrawler")
-        .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256")
-        .env("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST")
-        .env("RUST_LOG", "warn")
-        .envs(vars.iter().copied())
-        .stdin(Stdio::null());
-    command
+    let packed = wallcrawler::config::env("WALLCRAWLER_BOOTSTRAP").map(OsString::from);
+    let program = packed.unwrap_or_else(|| env!("CARGO_BIN_EXE_wallcrawler").into());
+    runtime_api::bootstrap(program, runtime_api, vars)
 }
 
 struct Function {
