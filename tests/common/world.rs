@@ -269,7 +269,7 @@ pub fn claimed(answer: &Value) -> Vec<String> {
 }
 
 /// Waits for a condition, and says what was last seen when it does not come.
-pub async fn eventually<T, F: Future<Output = Result<T, String>>>(within: Duration, mut look: impl FnMut() -> F) -> T {
+pub async fn eventually<T>(within: Duration, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
     let deadline = Instant::now() + within;
     loop {
         match look().await {

@@ -1,6 +1,7 @@
 //! The Lambda home: every event AWS sends, through the adapter, with the answer that AWS expects.
 
 mod bootstrap;
+mod relay;
 mod websocket;
 
 use std::panic::AssertUnwindSafe;

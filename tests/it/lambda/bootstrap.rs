@@ -14,7 +14,7 @@ use crate::runtime_api::{self, PATIENCE, RuntimeApi};
 use crate::world::{Redis, SECRET, redis_command};
 
 /// The program, as Lambda starts it: the debug build, or the one that was packed.
-fn bootstrap(runtime_api: &str, vars: &[(&str, &str)]) -> Command {
+pub fn bootstrap(runtime_api: &str, vars: &[(&str, &str)]) -> Command {
     let packed = wallcrawler::config::env("WALLCRAWLER_BOOTSTRAP").map(OsString::from);
     let program = packed.unwrap_or_else(|| env!("CARGO_BIN_EXE_wallcrawler").into());
     runtime_api::bootstrap(program, runtime_api, vars)

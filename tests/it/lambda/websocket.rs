@@ -15,9 +15,9 @@ use super::{Home, WEBSOCKET_CONNECT, WEBSOCKET_DISCONNECT, WEBSOCKET_MESSAGE, bo
 use crate::round_trips::cost;
 use crate::world::container_token;
 
-const SECRET: &str = "secret-of-the-session";
+pub const SECRET: &str = "secret-of-the-session";
 
-fn connect(connection: &str, session: &Value) -> Value {
+pub fn connect(connection: &str, session: &Value) -> Value {
     let mut event = event(WEBSOCKET_CONNECT);
     event["requestContext"]["connectionId"] = json!(connection);
     for name in ["token", "sessionId"] {
@@ -27,7 +27,7 @@ fn connect(connection: &str, session: &Value) -> Value {
     event
 }
 
-fn message(connection: &str, id: u64) -> Value {
+pub fn message(connection: &str, id: u64) -> Value {
     let mut event = event(WEBSOCKET_MESSAGE);
     event["requestContext"]["connectionId"] = json!(connection);
     event["requestContext"]["messageId"] = json!(format!("msg-{connection}-{id}="));
@@ -35,7 +35,7 @@ fn message(connection: &str, id: u64) -> Value {
     event
 }
 
-fn disconnect(connection: &str) -> Value {
+pub fn disconnect(connection: &str) -> Value {
     let mut event = event(WEBSOCKET_DISCONNECT);
     event["requestContext"]["connectionId"] = json!(connection);
     event
@@ -43,21 +43,21 @@ fn disconnect(connection: &str) -> Value {
 
 /// What a container was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Asked {
-    what: String,
-    message_id: Option<String>,
-    body: String,
+pub struct Asked {
+    pub what: String,
+    pub message_id: Option<String>,
+    pub body: String,
 }
 
 /// A container's listener. It answers as it was told, and after that with 204.
 #[derive(Clone, Default)]
-struct Listener {
+pub struct Listener {
     asked: Arc<Mutex<Vec<Asked>>>,
     answers: Arc<Mutex<VecDeque<StatusCode>>>,
 }
 
 impl Listener {
-    async fn start() -> (Self, String) {
+    pub async fn start() -> (Self, String) {
         let this = Self::default();
         let router = Router::new().fallback(take).with_state(this.clone());
         let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -67,13 +67,13 @@ impl Listener {
         (this, address)
     }
 
-    fn answer(&self, answers: &[u16]) {
+    pub fn answer(&self, answers: &[u16]) {
         let answers = answers.iter().map(|status| StatusCode::from_u16(*status).expect("a status"));
         self.answers.lock().expect("not poisoned").extend(answers);
     }
 
     /// What it was asked since the last time.
-    fn asked(&self) -> Vec<Asked> {
+    pub fn asked(&self) -> Vec<Asked> {
         std::mem::take(&mut *self.asked.lock().expect("not poisoned"))
     }
 }
