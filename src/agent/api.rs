@@ -6,11 +6,16 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Client, StatusCode};
 use serde::Serialize;
 
-use crate::ids::SessionId;
-use crate::protocol::{ClaimRequest, ClaimResponse, EndedRequest, ReadyRequest};
+use crate::ids::{ConnectionId, SessionId};
+use crate::protocol::{
+    ClaimRequest, ClaimResponse, DeliverRequest, DeliverResponse, EndedRequest, GATEWAY_CALL_SECONDS, ReadyRequest,
+    ReadyResponse,
+};
 
 /// What an answer may take beyond the wait that was asked for: a server may be starting.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+/// API Gateway itself gives up first: then it is known that the control plane has stopped trying.
+const DELIVERY_DEADLINE: Duration = Duration::from_secs(GATEWAY_CALL_SECONDS + 6);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 const MAX_BACKOFF: Duration = Duration::from_secs(4);
 
@@ -28,6 +33,8 @@ pub enum ApiError {
     Transport(#[from] reqwest::Error),
 }
 
+/// Clones share their connections.
+#[derive(Clone)]
 pub struct Api {
     client: Client,
     endpoint: String,
@@ -56,12 +63,21 @@ impl Api {
         Ok(self.post("/sessions/claim", claim, deadline).await?.json().await?)
     }
 
-    pub async fn ready(&self, session: &SessionId, report: &ReadyRequest) -> Result<(), ApiError> {
-        self.post(&format!("/sessions/{session}/ready"), report, ANSWER_DEADLINE).await.map(drop)
+    pub async fn ready(&self, session: &SessionId, report: &ReadyRequest) -> Result<ReadyResponse, ApiError> {
+        Ok(self.post(&format!("/sessions/{session}/ready"), report, ANSWER_DEADLINE).await?.json().await?)
     }
 
     pub async fn ended(&self, session: &SessionId, report: &EndedRequest) -> Result<(), ApiError> {
         self.post(&format!("/sessions/{session}/ended"), report, ANSWER_DEADLINE).await.map(drop)
+    }
+
+    pub async fn deliver(
+        &self,
+        connection: &ConnectionId,
+        messages: &DeliverRequest,
+    ) -> Result<DeliverResponse, ApiError> {
+        let path = format!("/connections/{}/messages", connection.in_path());
+        Ok(self.post(&path, messages, DELIVERY_DEADLINE).await?.json().await?)
     }
 
     async fn post(&self, path: &str, body: &impl Serialize, deadline: Duration) -> Result<reqwest::Response, ApiError> {

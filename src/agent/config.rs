@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::find::SearchPlaces;
+use super::gateway::IDLE_BEAT;
 use crate::config::{self, Faults, Reader, is_host_and_path, tmp_dir};
 use crate::ids::ContainerId;
 use crate::protocol::{MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT};
@@ -37,6 +38,8 @@ pub struct AgentConfig {
     pub task_arn: Option<String>,
     /// How long running sessions may go on after a shutdown was asked for.
     pub drain_timeout: Duration,
+    /// After so long without a message a gateway client is sent one.
+    pub gateway_idle_beat: Duration,
 }
 
 impl fmt::Debug for AgentConfig {
@@ -54,6 +57,7 @@ impl fmt::Debug for AgentConfig {
             .field("launched", &self.launched)
             .field("task_arn", &self.task_arn)
             .field("drain_timeout", &self.drain_timeout)
+            .field("gateway_idle_beat", &self.gateway_idle_beat)
             .finish_non_exhaustive()
     }
 }
@@ -114,6 +118,7 @@ impl AgentConfig {
             launched,
             task_arn: None,
             drain_timeout,
+            gateway_idle_beat: IDLE_BEAT,
         })
     }
 }
@@ -144,6 +149,7 @@ mod tests {
             launched: false,
             task_arn: None,
             drain_timeout: Duration::ZERO,
+            gateway_idle_beat: IDLE_BEAT,
         };
         assert!(!format!("{config:?}").contains("very-secret"));
     }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use super::browser::Endpoint;
 use super::relay::DIAL_TIMEOUT;
@@ -21,6 +21,9 @@ use crate::upgrade::{self, DialError, Leg};
 /// How often it is asked whether the first page is there: the port is open a few milliseconds earlier.
 const PAGE_POLL: Duration = Duration::from_millis(5);
 const MAX_ANSWER: usize = 1 << 20;
+/// Chrome itself knows no limit, and says 120 MB in one frame if asked to. Beyond this it would cost the container's
+/// other sessions their memory, and the socket is given up.
+const MAX_MESSAGE: usize = 256 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum DevtoolsError {
@@ -80,17 +83,24 @@ async fn get(port: u16, path: &str) -> Result<Value, DevtoolsError> {
     serde_json::from_slice(&body?.to_bytes()).map_err(|error| DevtoolsError::Answer(error.to_string()))
 }
 
+/// A socket to the whole browser.
+pub type Socket = WebSocketStream<TcpStream>;
+
+pub async fn dial(endpoint: &Endpoint) -> Result<Socket, DevtoolsError> {
+    let Leg { stream, read_ahead } = upgrade::dial(&endpoint.address(), &endpoint.path, &[], DIAL_TIMEOUT).await?;
+    let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
+    Ok(WebSocketStream::from_partially_read(stream, read_ahead.to_vec(), Role::Client, Some(config)).await)
+}
+
 /// A socket on which one command at a time is sent and answered.
 pub struct Conversation {
-    socket: WebSocketStream<TcpStream>,
+    socket: Socket,
     last_id: u64,
 }
 
 impl Conversation {
     pub async fn open(endpoint: &Endpoint) -> Result<Self, DevtoolsError> {
-        let Leg { stream, read_ahead } = upgrade::dial(&endpoint.address(), &endpoint.path, &[], DIAL_TIMEOUT).await?;
-        let socket = WebSocketStream::from_partially_read(stream, read_ahead.to_vec(), Role::Client, None).await;
-        Ok(Self { socket, last_id: 0 })
+        Ok(Self { socket: dial(endpoint).await?, last_id: 0 })
     }
 
     pub async fn call(&mut self, session: Option<&str>, method: &str, params: &Value) -> Result<Value, DevtoolsError> {

@@ -9,6 +9,7 @@ use super::Agent;
 use super::api::{ApiError, Backoff};
 use super::browser::{Browser, LaunchError, Program};
 use super::flags::needs_full_browser;
+use super::gateway::Clients;
 use super::held::{Seat, Stop, silenced, stopped};
 use crate::browser_settings::BrowserSettings;
 use crate::hex;
@@ -38,14 +39,19 @@ pub async fn live(agent: Arc<Agent>, claimed: ClaimedSession, mut seat: Seat, cl
     let how = match started {
         Ok(browser) => {
             let secret = hex::random(32);
-            let open = agent.routes.open(seat.session().clone(), secret.clone(), browser.endpoint().clone());
+            let (session, endpoint) = (seat.session().clone(), browser.endpoint().clone());
+            let clients =
+                Clients::new(session.clone(), endpoint.clone(), agent.api.clone(), agent.config.gateway_idle_beat);
+            let open = agent.routes.open(session, secret.clone(), endpoint, clients.clone());
             let how = tokio::select! {
-                stop = announce_and_watch(&agent, &seat, &browser, secret, claimed_at) => stop,
+                stop = announce_and_watch(&agent, &seat, &browser, secret, &clients, claimed_at) => stop,
                 stop = &mut over => stop,
             };
             // Killing Chrome closes its sockets; what it said before is still delivered.
             browser.kill().await;
             drop(open);
+            // Once the end is reported nothing is delivered any more.
+            clients.all_ended().await;
             how
         }
         Err(how) => how,
@@ -117,6 +123,7 @@ async fn announce_and_watch(
     seat: &Seat,
     browser: &Browser,
     cdp_secret: String,
+    clients: &Clients,
     claimed_at: Instant,
 ) -> Stop {
     let exited = browser.exited();
@@ -126,8 +133,8 @@ async fn announce_and_watch(
         let mut backoff = Backoff::default();
         loop {
             match agent.api.ready(seat.session(), &report).await {
-                Ok(()) => return true,
-                Err(ApiError::Gone(_)) => return false,
+                Ok(answer) => return Some(answer.connections),
+                Err(ApiError::Gone(_)) => return None,
                 Err(error) => {
                     tracing::warn!(session.id = %seat.session(), error = %error, "ready could not be reported");
                     sleep(backoff.next_wait()).await;
@@ -136,7 +143,10 @@ async fn announce_and_watch(
         }
     };
     tokio::select! {
-        held = announced => if !held { return Stop::Silently },
+        held = announced => match held {
+            Some(waiting) => clients.welcome(waiting),
+            None => return Stop::Silently,
+        },
         status = &mut exited => return after_exit(status),
     }
     let duration_ms = u64::try_from(claimed_at.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -3,7 +3,8 @@
 //! outlives its process.
 //!
 //! [`claim`](self) is the loop that talks to the control plane, `life` what happens to one session, `browser` one
-//! Chromium, `warm` those launched ahead, `relay` the listener.
+//! Chromium, `warm` those launched ahead, `relay` the listener,
+//! `gateway` the clients whose sockets API Gateway holds.
 
 mod address;
 mod api;
@@ -13,6 +14,7 @@ mod config;
 mod devtools;
 pub mod find;
 mod flags;
+mod gateway;
 mod held;
 mod life;
 mod relay;

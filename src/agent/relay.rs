@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::browser::Endpoint;
+use super::gateway::{self, Clients};
 use crate::error::ApiError;
 use crate::ids::SessionId;
 use crate::native::{self, ServeOptions};
@@ -29,14 +30,16 @@ use crate::upgrade::{self, Leg, Upgrade};
 /// Half the CPU time per byte of tokio's default 8 KiB, for twice 64 KiB a connection.
 const COPY_BUFFER: usize = 64 * 1024;
 /// How long a socket may go on delivering what Chrome said last, once its session has ended.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+pub const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Chrome is on this machine.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
+#[derive(Clone)]
 struct Route {
     secret: String,
     endpoint: Endpoint,
+    clients: Clients,
     open: watch::Receiver<()>,
 }
 
@@ -48,23 +51,29 @@ pub struct Routes(Arc<Mutex<HashMap<SessionId, Route>>>);
 pub struct Open {
     routes: Routes,
     session: SessionId,
+    clients: Clients,
     /// Tells this opening from a later one of the same session.
     closing: watch::Sender<()>,
 }
 
 impl Routes {
-    pub fn open(&self, session: SessionId, secret: String, endpoint: Endpoint) -> Open {
+    pub fn open(&self, session: SessionId, secret: String, endpoint: Endpoint, clients: Clients) -> Open {
         let (closing, open) = watch::channel(());
-        self.lock().insert(session.clone(), Route { secret, endpoint, open });
-        Open { routes: self.clone(), session, closing }
+        self.lock().insert(session.clone(), Route { secret, endpoint, clients: clients.clone(), open });
+        Open { routes: self.clone(), session, clients, closing }
+    }
+
+    /// The gateway clients of a session.
+    pub fn clients(&self, session: &str, secret: &[u8]) -> Option<Clients> {
+        self.find(session, secret).map(|route| route.clients)
     }
 
     /// Unknown session and wrong secret are one answer: it must not tell which sessions exist.
-    fn find(&self, session: &str, secret: &[u8]) -> Option<(Endpoint, watch::Receiver<()>)> {
+    fn find(&self, session: &str, secret: &[u8]) -> Option<Route> {
         let routes = self.lock();
         let route = routes.get(&session.parse::<SessionId>().ok()?)?;
         verify_slices_are_equal(route.secret.as_bytes(), secret).ok()?;
-        Some((route.endpoint.clone(), route.open.clone()))
+        Some(route.clone())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Route>> {
@@ -78,6 +87,7 @@ impl Drop for Open {
         if routes.get(&self.session).is_some_and(|route| route.open.same_channel(&self.closing.subscribe())) {
             routes.remove(&self.session);
         }
+        self.clients.session_over();
     }
 }
 
@@ -85,6 +95,7 @@ impl Drop for Open {
 pub async fn serve(listener: TcpListener, routes: Routes) -> io::Result<()> {
     let router = Router::new()
         .route("/sessions/{id}/cdp", get(connect))
+        .merge(gateway::routes::router())
         .route("/health", get(async || "ok"))
         .fallback(async || ApiError::not_found("route_not_found", "no such route"))
         .layer(middleware::from_fn(telemetry::observe))
@@ -99,7 +110,7 @@ async fn connect(
     mut request: Request,
 ) -> Result<Response, ApiError> {
     let secret = request.headers().get(CDP_SECRET_HEADER).map_or(&b""[..], HeaderValue::as_bytes);
-    let (endpoint, open) = routes.find(&session, secret).ok_or_else(ApiError::session_not_found)?;
+    let Route { endpoint, open, .. } = routes.find(&session, secret).ok_or_else(ApiError::session_not_found)?;
     let upgrade = match Upgrade::from_request(&mut request) {
         Ok(upgrade) => upgrade,
         Err(refusal) => {
@@ -148,22 +159,26 @@ fn keep_alive(client: &Leg) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::api::Api;
 
-    fn endpoint() -> Endpoint {
-        Endpoint { port: 1, path: "/devtools/browser/x".into() }
+    fn open(routes: &Routes, session: &SessionId, secret: &str) -> Open {
+        let endpoint = Endpoint { port: 1, path: "/devtools/browser/x".into() };
+        let api = Api::new("http://127.0.0.1:1", "token").expect("it can be sent");
+        let clients = Clients::new(session.clone(), endpoint.clone(), api, gateway::IDLE_BEAT);
+        routes.open(session.clone(), secret.into(), endpoint, clients)
     }
 
     #[test]
     fn a_session_is_found_only_with_its_own_secret_and_only_while_it_is_open() {
         let routes = Routes::default();
         let (one, other) = (SessionId::random(), SessionId::random());
-        let open = routes.open(one.clone(), "secret".into(), endpoint());
-        let _other = routes.open(other.clone(), "another".into(), endpoint());
+        let opening = open(&routes, &one, "secret");
+        let _other = open(&routes, &other, "another");
         assert!(routes.find(one.as_str(), b"secret").is_some());
         for (session, secret) in [(&one, &b"another"[..]), (&one, b""), (&one, b"secre"), (&other, b"secret")] {
             assert!(routes.find(session.as_str(), secret).is_none());
         }
-        drop(open);
+        drop(opening);
         assert!(routes.find(one.as_str(), b"secret").is_none());
     }
 
@@ -171,8 +186,8 @@ mod tests {
     fn an_old_opening_does_not_close_a_newer_one_of_the_same_session() {
         let routes = Routes::default();
         let session = SessionId::random();
-        let old = routes.open(session.clone(), "old".into(), endpoint());
-        let _new = routes.open(session.clone(), "new".into(), endpoint());
+        let old = open(&routes, &session, "old");
+        let _new = open(&routes, &session, "new");
         drop(old);
         assert!(routes.find(session.as_str(), b"new").is_some());
     }

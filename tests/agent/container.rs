@@ -39,6 +39,7 @@ pub fn config(plane: &ControlPlane) -> AgentConfig {
         launched: true,
         task_arn: None,
         drain_timeout: Duration::from_millis(200),
+        gateway_idle_beat: Duration::from_secs(60),
     }
 }
 

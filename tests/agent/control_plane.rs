@@ -14,8 +14,11 @@ use tokio::sync::Notify;
 use wallcrawler::clock::{now_ms, rfc3339};
 use wallcrawler::ids::SessionId;
 use wallcrawler::protocol::{
-    ClaimRequest, ClaimResponse, ClaimedSession, ContainerPhase, EndedRequest, ReadyRequest, ReportResponse,
+    ClaimRequest, ClaimResponse, ClaimedSession, ContainerPhase, EndedRequest, ReadyRequest, ReadyResponse,
+    ReportResponse, WaitingConnection,
 };
+
+use crate::deliveries::{Deliveries, deliver};
 
 pub const TOKEN: &str = "token-of-the-container";
 
@@ -35,6 +38,9 @@ pub struct Script {
     pub ready: Vec<(SessionId, ReadyRequest)>,
     pub ended: Vec<(SessionId, EndedRequest)>,
     pub refused: usize,
+    /// Gateway clients that every `ready` is answered with.
+    pub waiting: Vec<WaitingConnection>,
+    pub deliveries: Deliveries,
 }
 
 #[derive(Clone)]
@@ -53,6 +59,7 @@ impl ControlPlane {
             .route("/sessions/claim", post(claim))
             .route("/sessions/{id}/ready", post(ready))
             .route("/sessions/{id}/ended", post(ended))
+            .route("/connections/{id}/messages", post(deliver))
             .with_state(plane.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         plane
@@ -116,7 +123,7 @@ impl ControlPlane {
         self.until(what, find, |script| script.claims.last().cloned()).await
     }
 
-    fn refuse(&self, headers: &HeaderMap) -> Option<StatusCode> {
+    pub fn refuse(&self, headers: &HeaderMap) -> Option<StatusCode> {
         let authorized = headers.get("authorization").is_some_and(|value| value == &format!("Bearer {TOKEN}"));
         self.now(|script| {
             let status = if authorized { script.broken } else { Some(401) };
@@ -208,12 +215,15 @@ async fn ready(
     Path(session): Path<SessionId>,
     headers: HeaderMap,
     Json(report): Json<ReadyRequest>,
-) -> Answer<ReportResponse> {
+) -> Answer<ReadyResponse> {
     if let Some(status) = plane.refuse(&headers) {
         return Err(refusal(status));
     }
-    plane.now(|script| script.ready.push((session, report)));
-    Ok(Json(ReportResponse { success: true }))
+    let connections = plane.now(|script| {
+        script.ready.push((session, report));
+        script.waiting.clone()
+    });
+    Ok(Json(ReadyResponse { success: true, connections }))
 }
 
 async fn ended(

@@ -3,6 +3,10 @@
 
 mod container;
 mod control_plane;
+mod deliveries;
+mod gateway;
+mod gateway_client;
+mod gateway_limits;
 
 use std::time::Duration;
 
