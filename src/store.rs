@@ -115,15 +115,14 @@ impl std::fmt::Debug for Store {
 
 fn builder(endpoint: &str) -> Result<Builder, StoreError> {
     let config = RedisConfig { fail_fast: false, ..RedisConfig::from_url(endpoint)? };
-    let mut policy = ReconnectPolicy::new_exponential(0, 20, 500, 2);
-    // A function that was frozen connects again while a request waits; the usual jitter is 100 ms.
-    policy.set_jitter(20);
+    let mut policy = ReconnectPolicy::new_exponential(0, 1, 500, 2);
+    // The first connection waits for the first delay, too, and a function that was frozen or has just been started
+    // connects while a request waits; the usual jitter is 100 ms.
+    policy.set_jitter(2);
     let mut builder = Builder::from_config(config);
     builder
         .with_performance_config(|performance| {
             performance.default_command_timeout = COMMAND_TIMEOUT;
-            // A burst of sessions is a burst of events; one that is missed makes everybody look again.
-            performance.broadcast_channel_capacity = 8_192;
         })
         .with_connection_config(|connection| {
             connection.connection_timeout = Duration::from_secs(2);
@@ -154,7 +153,13 @@ impl Store {
     /// A second connection, on which the moves made by any process are told. Returns when it is subscribed,
     /// however long Redis takes to come.
     pub async fn subscribe(endpoint: &str, prefix: &str) -> Result<SubscriberClient, StoreError> {
-        let subscriber = builder(endpoint)?.build_subscriber_client()?;
+        let mut builder = builder(endpoint)?;
+        builder.with_performance_config(|performance| {
+            // A burst of sessions is a burst of events; one that is missed makes everybody look again. Only here:
+            // a client makes eight such channels at once, and they are megabytes.
+            performance.broadcast_channel_capacity = 8_192;
+        });
+        let subscriber = builder.build_subscriber_client()?;
         subscriber.connect();
         while let Err(error) = subscriber.subscribe(format!("{prefix}events")).await {
             tracing::debug!(%error, "redis cannot be subscribed to yet");
