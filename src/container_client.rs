@@ -14,8 +14,8 @@ use crate::ids::ConnectionId;
 use crate::protocol::{CDP_SECRET_HEADER, MESSAGE_ID_HEADER};
 use crate::store::Route;
 
-/// How long a container may take to answer. It is asked again by whoever has more time.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a container may take to answer: longer than it waits for its browser to take a connection or a message.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A container closes what was idle for long; and a function that was frozen must not trust what it held.
 const IDLE: Duration = Duration::from_secs(20);

@@ -9,9 +9,10 @@ import puppeteer from "puppeteer-core";
 import { leavesNothingBehind, serverForThisFile, test, within } from "./support.mjs";
 
 const ROUNDS = 20;
+const LANES = 5;
 const server = serverForThisFile({
   WEBSOCKET_API_ID: "local",
-  EMULATOR_DELAY_SECONDS: "0.05",
+  EMULATOR_DELAY_SECONDS: "0.03",
   DISCONNECT_GRACE_SECONDS: "1",
 });
 
@@ -30,6 +31,14 @@ async function stagehandOn(session) {
   return stagehand;
 }
 
+/** All rounds, some of them at the same time. */
+async function rounds(run) {
+  const lane = async (first) => {
+    for (let round = first; round < ROUNDS; round += LANES) await run(round);
+  };
+  await Promise.all(Array.from({ length: LANES }, (_, first) => lane(first)));
+}
+
 test("a session's connectUrl leads to the gateway", async () => {
   const session = await server.create();
   assert.equal(new URL(session.connectUrl).pathname, "/gateway/prod");
@@ -37,7 +46,7 @@ test("a session's connectUrl leads to the gateway", async () => {
 });
 
 test(`Puppeteer navigates, types, clicks and reads, ${ROUNDS} times`, async () => {
-  for (let round = 0; round < ROUNDS; round++) {
+  await rounds(async (round) => {
     const session = await server.create();
     const browser = await connect(session);
     const page = await firstPage(browser);
@@ -47,11 +56,11 @@ test(`Puppeteer navigates, types, clicks and reads, ${ROUNDS} times`, async () =
     assert.equal(await page.$eval("#greeting", (greeting) => greeting.textContent), "Hello, Grace", `round ${round}`);
     await browser.close();
     assert.equal(await server.endReason(session.id), "released");
-  }
+  });
 });
 
 test(`Stagehand 3 navigates, types, clicks and reads, ${ROUNDS} times`, async () => {
-  for (let round = 0; round < ROUNDS; round++) {
+  await rounds(async (round) => {
     const session = await server.create();
     const stagehand = await stagehandOn(session);
     const page = stagehand.context.pages()[0];
@@ -62,7 +71,7 @@ test(`Stagehand 3 navigates, types, clicks and reads, ${ROUNDS} times`, async ()
     await stagehand.close();
     // It only closes its socket.
     assert.equal(await server.endReason(session.id), "disconnected");
-  }
+  });
 });
 
 test("a screenshot that is too large for the gateway is an error that says so, and the connection lives on", async () => {
