@@ -20,7 +20,8 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message, Utf8Bytes};
 use tokio_util::sync::CancellationToken;
 
-use super::{Gateway, Posted};
+use super::Posted;
+use super::gateway::Gateway;
 use crate::clock::now_ms;
 use crate::ids::ConnectionId;
 use crate::protocol::{GATEWAY_FRAME_BYTES, GATEWAY_MESSAGE_BYTES};

@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, Uri};
 use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 
-use super::Gateway;
+use super::gateway::Gateway;
 use crate::app::App;
 use crate::error::ApiError;
 use crate::ids::ConnectionId;

@@ -10,7 +10,8 @@ use axum::response::{IntoResponse as _, Response};
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use super::{ERROR_TYPE, Gateway, Posted, gateway_id, refusal, sigv4};
+use super::gateway::Gateway;
+use super::{ERROR_TYPE, Posted, gateway_id, refusal, sigv4};
 use crate::clock::{now_ms, rfc3339};
 use crate::ids::ConnectionId;
 use crate::protocol::GATEWAY_MESSAGE_BYTES;
