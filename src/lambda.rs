@@ -98,6 +98,7 @@ impl From<EventError> for lambda_http::lambda_runtime::Diagnostic {
         let error_type = match &error {
             EventError::Unknown => "UnknownEvent",
             EventError::Store(_) => "StoreUnavailable",
+            EventError::NotBrought => "NotBrought",
         };
         Self { error_type: error_type.to_owned(), error_message: error.to_string() }
     }
@@ -127,12 +128,17 @@ impl Entry {
             let done = events::take_event(&self.app, request.body(), deadline_ms).await?;
             return Ok(Json(done).into_response());
         }
-        let router = match request.request_context_ref() {
-            Some(RequestContext::WebSocket(_)) => &self.gateway,
-            _ => &self.router,
+        let (router, is_message) = match request.request_context_ref() {
+            Some(RequestContext::WebSocket(context)) => (&self.gateway, gateway::is_message(&context)),
+            _ => (&self.router, false),
         };
         let routed = router.clone().oneshot(as_sent(request)).await;
-        Ok(routed.unwrap_or_else(|never: Infallible| match never {}))
+        let response = routed.unwrap_or_else(|never: Infallible| match never {});
+        if is_message && !response.status().is_success() {
+            // Of a message nobody reads the answer's status; but the gateway tells the client that it has failed.
+            return Err(EventError::NotBrought);
+        }
+        Ok(response)
     }
 }
 

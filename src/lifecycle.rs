@@ -9,12 +9,13 @@ use tokio::time::Instant;
 use crate::app::App;
 use crate::clock::now_ms;
 use crate::container::LaunchSpec;
+use crate::hex;
 use crate::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
 use crate::protocol::{ClaimRequest, ContainerPhase, EndedRequest, ReadyRequest};
 use crate::push::Pushed;
 use crate::session::{EndReason, NewSession, Session};
 use crate::store::{
-    Claimed, Created, Ended, EndedBy, Idempotency, Lost, Outcome, Readied, Route, StoreError, Unanswered,
+    Claimed, Created, Ended, EndedBy, Idempotency, Look, Lost, Outcome, Readied, Route, StoreError, Unanswered,
 };
 use crate::tokens::Subject;
 
@@ -112,8 +113,12 @@ pub async fn claim(app: &App, request: &ClaimRequest) -> Result<Claimed, StoreEr
     let serving = request.phase == ContainerPhase::Serving;
     let has_room = serving && request.current_sessions < request.max_sessions;
     let watch = app.events.container(&request.container_id);
+    let claim = hex::random(8);
+    let mut again = false;
     loop {
-        let claimed = app.store.claim(request, &app.limits, &app.policy, now_ms()).await?;
+        let look = Look { claim: &claim, again };
+        let claimed = app.store.claim(request, look, &app.limits, &app.policy, now_ms()).await?;
+        again = true;
         for (session, lease) in &claimed.sessions {
             tracing::info!(
                 session.id = %session.id, container.id = %request.container_id, session.status = "active", lease,
@@ -121,7 +126,7 @@ pub async fn claim(app: &App, request: &ClaimRequest) -> Result<Claimed, StoreEr
             );
         }
         let news = !claimed.sessions.is_empty() || !claimed.end.is_empty() || (claimed.drain && serving);
-        if news || request.phase == ContainerPhase::Leaving || Instant::now() >= deadline {
+        if news || claimed.superseded || request.phase == ContainerPhase::Leaving || Instant::now() >= deadline {
             return Ok(claimed);
         }
         tokio::select! {

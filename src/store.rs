@@ -296,10 +296,12 @@ impl Store {
         }
     }
 
-    /// A container's heartbeat and its request for work. `None`: there is nothing for it any more.
+    /// A container's heartbeat and its request for work. `look` tells the first look of a claim from those that it
+    /// takes while it waits.
     pub async fn claim(
         &self,
         request: &ClaimRequest,
+        look: Look<'_>,
         limits: &Limits,
         policy: &FleetPolicy,
         now_ms: u64,
@@ -317,6 +319,8 @@ impl Store {
                     "phase": request.phase,
                     "launched": request.launched,
                     "task_arn": request.task_arn,
+                    "claim": look.claim,
+                    "again": look.again,
                     "start_wait": limits.browser_wait_ms,
                     "max_containers": policy.max_containers,
                     "queue_wait": limits.queue_wait_ms,
@@ -335,12 +339,11 @@ impl Store {
                     let (session, details) = handed.session()?;
                     sessions.push((session, details.lease));
                 }
-                Ok(Claimed { sessions, end, drain })
+                Ok(Claimed { sessions, end, drain, superseded: false })
             }
-            "surplus" => Ok(Claimed { sessions: Vec::new(), end: reply.list()?.ids()?, drain: true }),
-            "gone" if request.phase == ContainerPhase::Leaving => {
-                Ok(Claimed { sessions: Vec::new(), end: Vec::new(), drain: true })
-            }
+            "surplus" => Ok(Claimed { end: reply.list()?.ids()?, drain: true, ..Claimed::default() }),
+            "gone" if request.phase == ContainerPhase::Leaving => Ok(Claimed { drain: true, ..Claimed::default() }),
+            "superseded" if look.again => Ok(Claimed { superseded: true, ..Claimed::default() }),
             word => Err(unexpected("claim", word)),
         }
     }

@@ -24,6 +24,8 @@ pub enum EventError {
     Unknown,
     #[error("the event could not be acted on")]
     Store(#[from] StoreError),
+    #[error("a client's message could not be brought to its browser")]
+    NotBrought,
 }
 
 #[derive(Debug, Deserialize)]

@@ -59,11 +59,22 @@ pub struct Unanswered {
     pub wanted: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Claimed {
     pub sessions: Vec<(Session, u64)>,
     pub end: Vec<SessionId>,
     pub drain: bool,
+    /// Nobody waits for this answer any more.
+    pub superseded: bool,
+}
+
+/// One of the looks that a claim takes while it waits.
+#[derive(Debug, Clone, Copy)]
+pub struct Look<'a> {
+    /// A name of the claim's own.
+    pub claim: &'a str,
+    /// Whether it is not the first.
+    pub again: bool,
 }
 
 #[derive(Debug)]

@@ -1,10 +1,13 @@
 -- A container's heartbeat: registers it, settles which sessions it holds, and hands it the oldest ones
 -- waiting while it has room.
 -- ARGV: now, container, address?, max, current, reported? (ids the container holds), phase, launched,
---   task_arn?, start_wait, max_containers, queue_wait, max_leases, retention
+--   task_arn?, claim (this one's name), again (true: it has looked before, and waits), start_wait, max_containers,
+--   queue_wait, max_leases, retention
 -- Replies: claimed, drain (0 or 1), [id to end..], [session..], sessions still waiting
 --          surplus, [id to end..]     started by us, given up meanwhile, and one too many
 --          gone                       answer to phase `leaving`
+--          superseded                 the container has asked anew since, has left or was given up: whoever waits
+--            for this answer is not there any more, as a home that is behind a gateway is not told
 -- Atomic, or: two containers pop the same session; a container that dies between pop and mark takes the
 --   session with it; a session released while it is handed out keeps its slot for ever.
 local key, held = container_key(a.container), held_key(a.container)
@@ -15,6 +18,7 @@ if a.phase == 'leaving' then
   return { 'gone' }
 end
 
+if a.again and redis.call('HGET', key, 'claim') ~= a.claim then return { 'superseded' } end
 if redis.call('EXISTS', key) == 0 then
   local expected = redis.call('ZREM', STARTING, a.container) == 1
   local full = redis.call('ZCARD', STARTING) + redis.call('ZCARD', CONTAINERS) >= a.max_containers
@@ -31,7 +35,7 @@ end
 if not draining then
   redis.call('HINCRBY', FLEET, 'slots', a.max - number(redis.call('HGET', key, 'maxSessions')))
 end
-redis.call('HSET', key, 'lastHeartbeat', a.now, 'maxSessions', a.max)
+redis.call('HSET', key, 'lastHeartbeat', a.now, 'maxSessions', a.max, 'claim', a.claim)
 if given(a.address) then redis.call('HSET', key, 'address', a.address) end
 if given(a.task_arn) then redis.call('HSET', key, 'taskArn', a.task_arn) end
 redis.call('ZADD', CONTAINERS, a.now, a.container)

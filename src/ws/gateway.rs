@@ -52,6 +52,10 @@ pub fn path(context: &Context) -> &'static str {
     }
 }
 
+pub fn is_message(context: &Context) -> bool {
+    path(context) == "/$default"
+}
+
 /// What the gateway says about the socket an event is about.
 struct Socket {
     connection: ConnectionId,

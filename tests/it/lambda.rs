@@ -320,6 +320,32 @@ async fn an_event_that_is_not_understood_is_not_taken_for_done() {
 }
 
 #[tokio::test]
+async fn a_waiting_claim_ends_when_its_container_asks_anew_or_leaves() {
+    let home = Home::new(&[]).await;
+    let by = |request: Value| {
+        let token = format!("Bearer {}", container_token("ctr-a"));
+        http("POST", "/sessions/claim", &[("authorization", &token)], &request)
+    };
+    let leaving = json!({"containerId": "ctr-a", "currentSessions": 0, "maxSessions": 2, "phase": "leaving"});
+    let waits = claim("ctr-a", 20);
+    for next in [claim("ctr-a", 0), by(leaving)] {
+        let told = async {
+            crate::world::eventually(Duration::from_secs(5), async || {
+                let known = home.contents().await.hashes.contains_key("container:ctr-a");
+                if known { Ok(()) } else { Err("it is not registered".to_owned()) }
+            })
+            .await;
+            home.invoke(&next).await.expect("an answer");
+        };
+        let waiting = tokio::time::timeout(Duration::from_secs(5), home.invoke(&waits));
+        let (ended, ()) = tokio::join!(waiting, told);
+        let ended = ended.expect("it does not wait on").expect("an answer");
+        assert_eq!(body(&ended)["claimedCount"], 0);
+    }
+    assert!(!home.contents().await.hashes.contains_key("container:ctr-a"), "it has left");
+}
+
+#[tokio::test]
 async fn without_redis_a_stopped_task_is_told_again_and_a_look_is_not() {
     let mut home = Home::new(&[]).await;
     home.redis.kill();

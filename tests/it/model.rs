@@ -9,7 +9,7 @@ use wallcrawler::container::FleetPolicy;
 use wallcrawler::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
 use wallcrawler::protocol::{ClaimRequest, ContainerPhase, HeldMessage, ReadyRequest, WaitingConnection};
 use wallcrawler::session::{EndReason, NewSession, SessionStatus};
-use wallcrawler::store::{Connect, Created, Ended, EndedBy, Entered, Limits, Lost, Outcome, Routed, Store};
+use wallcrawler::store::{Connect, Created, Ended, EndedBy, Entered, Limits, Look, Lost, Outcome, Routed, Store};
 
 use crate::audit::Contents;
 use crate::world::{Redis, redis_command};
@@ -52,6 +52,9 @@ pub fn new_session(user: &str, keep_alive: bool) -> NewSession {
         user_metadata: Map::new(),
     }
 }
+
+/// The first look of a claim.
+pub const FIRST: Look<'static> = Look { claim: "a claim", again: false };
 
 pub fn claim_request(container: &ContainerId, max: u32, held: &[SessionId]) -> ClaimRequest {
     ClaimRequest {
@@ -273,7 +276,7 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
                 request.phase = ContainerPhase::Draining;
                 model.draining.insert(id.clone());
             }
-            let claimed = store.claim(&request, &limits, &policy, now).await.expect("redis answers");
+            let claimed = store.claim(&request, FIRST, &limits, &policy, now).await.expect("redis answers");
             if !model.containers.contains_key(&id) {
                 model.containers.insert(id.clone(), Vec::new());
                 model.idle_since.insert(id.clone(), now);
@@ -490,7 +493,7 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
         Move::Leave { container } => {
             let id = container_id(*container);
             let request = ClaimRequest { phase: ContainerPhase::Leaving, ..claim_request(&id, 1, &[]) };
-            store.claim(&request, &limits, &policy, now).await.expect("redis answers");
+            store.claim(&request, FIRST, &limits, &policy, now).await.expect("redis answers");
             model.lose(&id);
         }
         Move::Drain { container } => {

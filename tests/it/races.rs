@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 use wallcrawler::ids::{ContainerId, SessionId};
-use wallcrawler::store::{Created, Store};
+use wallcrawler::protocol::{ClaimRequest, ContainerPhase};
+use wallcrawler::store::{Created, Look, Store};
 
 use crate::audit::Contents;
-use crate::model::{START, claim_request, limits, new_session, policy};
+use crate::model::{FIRST, START, claim_request, limits, new_session, policy};
 use crate::world::Redis;
 
 async fn create(store: &Store, user: &str) -> SessionId {
@@ -39,7 +40,7 @@ async fn ten_thousand_sessions_are_claimed_by_fifty_containers_each_once_and_in_
                 // Each asks for a few at a time, so that all of them meet at the queue's head again and again.
                 let room = u32::try_from(held.len()).expect("few") + 1 + number % 7;
                 let request = claim_request(&container, room, &held);
-                let claimed = store.claim(&request, &limits(), &policy(0), START).await.expect("redis answers");
+                let claimed = store.claim(&request, FIRST, &limits(), &policy(0), START).await.expect("redis answers");
                 let places: Vec<usize> = claimed.sessions.iter().map(|(session, _)| place[&session.id]).collect();
                 assert!(places.windows(2).all(|pair| pair[0] + 1 == pair[1]), "what one claim gets stood side by side");
                 if places.is_empty() {
@@ -84,7 +85,7 @@ async fn no_session_is_lost_or_doubled_while_containers_are_killed_at_random() {
             for round in 0..40u32 {
                 let mut held = beliefs[number].lock().await;
                 let request = claim_request(&id(number), 30, &held);
-                let claimed = store.claim(&request, &limits, &policy(0), START).await.expect("redis answers");
+                let claimed = store.claim(&request, FIRST, &limits, &policy(0), START).await.expect("redis answers");
                 held.retain(|session| !claimed.end.contains(session));
                 held.extend(claimed.sessions.into_iter().map(|(session, _)| session.id));
                 // Every third container dies every fourth round, in the middle of everything; half of the
@@ -108,7 +109,7 @@ async fn no_session_is_lost_or_doubled_while_containers_are_killed_at_random() {
     for number in 0..50 {
         let mut held = beliefs[number].lock().await;
         let request = claim_request(&id(number), 30, &held);
-        let claimed = store.claim(&request, &limits, &policy(0), START).await.expect("redis answers");
+        let claimed = store.claim(&request, FIRST, &limits, &policy(0), START).await.expect("redis answers");
         held.retain(|session| !claimed.end.contains(session));
         held.extend(claimed.sessions.into_iter().map(|(session, _)| session.id));
         for session in held.iter() {
@@ -121,4 +122,33 @@ async fn no_session_is_lost_or_doubled_while_containers_are_killed_at_random() {
     let waiting: BTreeSet<SessionId> = contents.queue().iter().map(|id| id.parse().expect("an id")).collect();
     assert!(held_by_any.is_disjoint(&waiting));
     assert_eq!(held_by_any.union(&waiting).cloned().collect::<BTreeSet<_>>(), created, "none is lost");
+}
+
+/// A home behind a gateway is not told that a container has hung up. Such a claim waits on, and must do nothing.
+#[tokio::test]
+async fn a_claim_that_its_container_has_given_up_takes_nothing_and_registers_nobody() {
+    let redis = Redis::start();
+    let store = Store::open(&redis.url(), "").expect("a store");
+    let container: ContainerId = "ctr-a".parse().expect("an id");
+    let request = claim_request(&container, 5, &[]);
+    let claim = async |claim: &str, again: bool| {
+        let look = Look { claim, again };
+        store.claim(&request, look, &limits(), &policy(0), START).await.expect("redis answers")
+    };
+    assert!(!claim("one", false).await.superseded);
+    assert!(!claim("one", true).await.superseded, "it may wait");
+    assert!(!claim("two", false).await.superseded);
+    let id = create(&store, "user_1").await;
+    let old = claim("one", true).await;
+    assert!(old.superseded && old.sessions.is_empty());
+    let new = claim("two", true).await;
+    assert_eq!(new.sessions.iter().map(|(session, _)| &session.id).collect::<Vec<_>>(), [&id]);
+
+    let leaving = ClaimRequest { phase: ContainerPhase::Leaving, ..request.clone() };
+    store.claim(&leaving, FIRST, &limits(), &policy(0), START).await.expect("redis answers");
+    assert!(claim("two", true).await.superseded);
+    let contents = Contents::read(&redis.client().await).await;
+    assert!(!contents.hashes.contains_key("container:ctr-a"), "it has left");
+    assert_eq!(contents.queue(), [id.to_string()]);
+    contents.check();
 }

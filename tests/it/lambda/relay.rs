@@ -5,10 +5,13 @@ use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::header::{HOST, USER_AGENT};
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, HOST, USER_AGENT};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use futures_util::future::BoxFuture;
 use futures_util::{SinkExt as _, StreamExt as _};
+use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -23,7 +26,7 @@ use wallcrawler::ws::emulator::{Emulator, EmulatorOptions, Integration};
 
 use super::bootstrap::bootstrap;
 use super::websocket::{Asked, Listener, SECRET, connect, disconnect};
-use super::{WEBSOCKET_MESSAGE, body, event, http};
+use super::{TASK_STOPPED, WEBSOCKET_MESSAGE, body, event, http};
 use crate::audit::Contents;
 use crate::runtime_api::{PATIENCE, RuntimeApi};
 use crate::world::{self, Redis, container_token, eventually};
@@ -199,6 +202,23 @@ impl Cloud {
     }
 }
 
+/// The HTTP API before the same function: makes an event of each request.
+async fn front(State(api): State<RuntimeApi>, request: Request) -> (StatusCode, String) {
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.expect("a body").to_bytes();
+    let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).expect("JSON") };
+    let bearer = parts.headers.get(AUTHORIZATION).map(|value| value.to_str().expect("a text")).unwrap_or_default();
+    let event = http(parts.method.as_str(), parts.uri.path(), &[("authorization", bearer)], &body);
+    match api.invoke(&event).await {
+        Ok(answer) => {
+            let status = u16::try_from(answer["statusCode"].as_u64().expect("a status")).expect("a status");
+            let body = answer["body"].as_str().expect("a text").to_owned();
+            (StatusCode::from_u16(status).expect("a status"), body)
+        }
+        Err(error) => (StatusCode::BAD_GATEWAY, error.to_string()),
+    }
+}
+
 fn of(session: &Value, rest: &str) -> String {
     format!("/sessions/{}{rest}", session["id"].as_str().expect("an id"))
 }
@@ -322,6 +342,50 @@ async fn a_session_that_ends_takes_its_connections_along_and_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_container_is_lost_is_told_at_once() {
+    let cloud = Cloud::new(EmulatorOptions::default()).await;
+    let (_session, mut socket, connection) = cloud.client().await;
+    let request = json!({ "first": 0, "messages": [{ "method": "Test.event", "params": {} }] });
+    assert_eq!(cloud.deliver("ctr-a", &connection, &request).await.0, 200);
+    assert_eq!(text(&mut socket).await["method"], "Test.event");
+    let mut stopped = event(TASK_STOPPED);
+    let environment = &mut stopped["detail"]["overrides"]["containerOverrides"][0]["environment"];
+    *environment = json!([{ "name": "CONTAINER_ID", "value": "ctr-a" }]);
+    cloud.api.invoke(&stopped).await.expect("done");
+    let told = text(&mut socket).await;
+    assert!(told["params"]["reason"].as_str().is_some_and(|reason| reason.starts_with("container_lost")), "{told}");
+    assert!(matches!(next(&mut socket).await, Message::Close(_)));
+    cloud.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_redis_a_command_is_answered_with_an_error_and_a_settled_one_is_brought() {
+    let mut cloud = Cloud::new(EmulatorOptions::default()).await;
+    let (session, mut socket, connection) = cloud.client().await;
+    let mut other = cloud.connect(&session).await;
+    let request = json!({ "first": 0, "messages": [{ "method": "Test.event", "params": {} }] });
+    assert_eq!(cloud.deliver("ctr-a", &connection, &request).await.0, 200);
+    assert_eq!(text(&mut socket).await["method"], "Test.event");
+    cloud.listener.asked();
+    // Until each environment has learned of the connection.
+    for id in 1..=ENVIRONMENTS * 3 {
+        socket.send(Message::text(json!({ "id": id, "method": "Test.warm" }).to_string())).await.expect("sent");
+        eventually(PATIENCE, async || match cloud.listener.asked().len() {
+            0 => Err("nothing was brought".to_owned()),
+            _ => Ok(()),
+        })
+        .await;
+    }
+    cloud.redis.kill();
+    other.send(Message::text(r#"{"id":7,"method":"Browser.getVersion"}"#)).await.expect("sent");
+    let answer = text(&mut other).await;
+    assert_eq!((&answer["id"], &answer["error"]["message"]), (&json!(7), &json!("the session store is not available")));
+    socket.send(Message::text(r#"{"id":99,"method":"Browser.getVersion"}"#)).await.expect("sent");
+    let brought = eventually(PATIENCE, async || cloud.listener.asked().pop().ok_or("nothing was brought".to_owned()));
+    assert!(brought.await.body.contains("99"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_kept_for_a_session_without_a_browser_is_answered() {
     let cloud = Cloud::new(EmulatorOptions::default()).await;
     let session = cloud.create().await;
@@ -375,4 +439,70 @@ async fn a_batch_that_is_too_large_is_refused_by_name() {
     }
     let (status, _) = cloud.call("POST", "/connections/a=/messages", &[], &json!({})).await;
     assert_eq!(status, 401, "a client's key opens nothing here");
+}
+
+/// Everything is real but AWS: a client of the gateway drives a browser in a container that knows the function alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_is_driven_through_the_built_function() {
+    let cloud = Cloud::new(EmulatorOptions::default()).await;
+    let session = cloud.create().await;
+    let mut socket = cloud.connect(&session).await;
+    // Before there is any container.
+    socket.send(Message::text(r#"{"id":1,"method":"Target.getTargets"}"#)).await.expect("sent");
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let endpoint = format!("http://{}", listener.local_addr().expect("bound"));
+    let router = Router::new().fallback(front).with_state(cloud.api.clone());
+    let serve = wallcrawler::native::serve(listener, router, Default::default(), std::future::pending());
+    tokio::spawn(async move { serve.await.expect("serves") });
+    let mut container = std::process::Command::new(env!("CARGO_BIN_EXE_wallcrawler"))
+        .arg("container")
+        .env("CONTAINER_ID", "ctr-real")
+        .env("CONTAINER_TOKEN", container_token("ctr-real"))
+        .env("API_ENDPOINT", endpoint)
+        .env("CONTAINER_WORKDIR", cloud.redis.dir.join("container"))
+        .env("WARM_BROWSERS", "0")
+        .env("RUST_LOG", "warn")
+        .stdin(std::process::Stdio::null())
+        .spawn()
+        .expect("the program is built");
+
+    let targets = text(&mut socket).await;
+    assert_eq!(targets["id"], 1);
+    let pages = targets["result"]["targetInfos"].as_array().expect("targets");
+    let page = pages.iter().find(|target| target["type"] == "page").expect("a page");
+    let attach = json!({
+        "id": 2, "method": "Target.attachToTarget", "params": { "targetId": page["targetId"], "flatten": true },
+    });
+    socket.send(Message::text(attach.to_string())).await.expect("sent");
+    let attached = loop {
+        let message = text(&mut socket).await;
+        if message["id"] == 2 {
+            break message["result"]["sessionId"].clone();
+        }
+    };
+    let evaluate = json!({
+        "id": 3, "method": "Runtime.evaluate", "params": { "expression": "6 * 7" }, "sessionId": attached,
+    });
+    socket.send(Message::text(evaluate.to_string())).await.expect("sent");
+    let answer = text(&mut socket).await;
+    assert_eq!((&answer["id"], &answer["result"]["result"]["value"]), (&json!(3), &json!(42)), "{answer}");
+    let seen = cloud.get(&session).await;
+    assert_eq!((&seen["status"], &seen["containerId"]), (&json!("active"), &json!("ctr-real")));
+    cloud.check().await;
+
+    let (status, _) = cloud.call("DELETE", &of(&session, ""), &[], &Value::Null).await;
+    assert_eq!(status, 200);
+    loop {
+        match next(&mut socket).await {
+            Message::Close(_) => break,
+            message => assert!(message.is_text(), "{message:?}"),
+        }
+    }
+    let pid = rustix::process::Pid::from_raw(container.id().cast_signed()).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    let status = tokio::task::spawn_blocking(move || container.wait()).await.expect("waited").expect("waited");
+    assert!(status.success(), "{status}");
+    let contents = cloud.check().await;
+    assert!(!contents.hashes.contains_key("container:ctr-real"), "it has taken its leave");
 }
