@@ -12,7 +12,7 @@ run: ## a server on http://127.0.0.1:8080 with the key wc_dev; Ctrl-C ends it an
 	@scripts/prerequisites run
 	@cargo run
 
-test: ## all tests: Rust with a real Redis and Chromium, then Playwright and Puppeteer against the built server
+test: ## all tests: Rust with a real Redis and Chromium, then Playwright, Puppeteer and Stagehand against the built server
 	@scripts/prerequisites test
 	# Many of the tests wait more than they work: for a timer, a lost container, a Redis that is away.
 	RUST_TEST_THREADS=4 cargo test
