@@ -1,5 +1,5 @@
--- A container's heartbeat: registers it, settles which sessions it holds, and hands it the oldest ones
--- waiting while it has room.
+-- A container's heartbeat: registers it, settles which sessions it holds, and hands it those whose turn it is
+-- while it has room.
 -- ARGV: now, container, address?, max, current, reported? (ids the container holds), phase, launched,
 --   task_arn?, claim (this one's name), again (true: it has looked before, and waits), start_wait, max_containers,
 --   queue_wait, max_leases, retention
@@ -65,22 +65,21 @@ local room = a.max - math.max(redis.call('SCARD', held), a.current + #handed)
 if draining then room = 0 end
 local taken = 0
 while taken < room do
-  local id = redis.call('LPOP', PENDING)
+  local id = next_in_queue()
   if not id then break end
-  -- An id that is no longer in the order ended while it waited.
-  if redis.call('ZREM', ORDER, id) == 1 then
-    local claimed = session_key(id)
-    redis.call('HSET', claimed, 'status', 'active', 'containerId', a.container, 'claimedAt', a.now)
-    if given(a.task_arn) then redis.call('HSET', claimed, 'taskArn', a.task_arn) end
-    redis.call('HINCRBY', claimed, 'lease', 1)
-    redis.call('SADD', held, id)
-    wait_for(id, a.now + a.start_wait, 'failed_to_start')
-    table.insert(handed, session(id))
-    taken = taken + 1
-  end
+  local claimed = session_key(id)
+  leave_queue(id, redis.call('HGET', claimed, 'userId'))
+  redis.call('HSET', claimed, 'status', 'active', 'containerId', a.container, 'claimedAt', a.now)
+  if given(a.task_arn) then redis.call('HSET', claimed, 'taskArn', a.task_arn) end
+  redis.call('HINCRBY', claimed, 'lease', 1)
+  redis.call('SADD', held, id)
+  wait_for(id, a.now + a.start_wait, 'failed_to_start')
+  table.insert(handed, session(id))
+  taken = taken + 1
 end
 local waiting = redis.call('ZCARD', ORDER)
 if taken > 0 then
+  trim_queue(2 * taken)
   redis.call('HINCRBY', key, 'activeSessions', taken)
   redis.call('HINCRBY', FLEET, 'used', taken)
   -- The next container may have room for the rest.

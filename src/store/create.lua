@@ -31,8 +31,7 @@ redis.call('HSET', session_key(a.id),
   'sessionId', a.id, 'userId', a.user, 'status', 'pending', 'createdAt', a.now, 'lastActivity', a.now,
   'timeout', a.timeout, 'expiresAt', a.expires_at, 'keepAlive', a.keep_alive and '1' or '0',
   'browserSettings', a.browser_settings, 'userMetadata', a.user_metadata, 'queueSeq', seq)
-redis.call('RPUSH', PENDING, a.id)
-redis.call('ZADD', ORDER, seq, a.id)
+join_queue(a.id, a.user, seq)
 redis.call('ZADD', user_sessions_key(a.user), a.now, a.id)
 redis.call('ZADD', user_live_key(a.user), a.now, a.id)
 wait_for(a.id, a.now + a.queue_wait, 'queue_timeout')

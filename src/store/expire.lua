@@ -15,12 +15,7 @@ for _, id in ipairs(due) do
     redis.call('ZREM', DEADLINES, id)
   end
 end
--- Entries that ended sessions left at the head of the list.
-for _ = 1, a.limit do
-  local head = redis.call('LINDEX', PENDING, 0)
-  if not head or redis.call('ZSCORE', ORDER, head) then break end
-  redis.call('LPOP', PENDING)
-end
+trim_queue(a.limit)
 -- A gateway lets no connection live longer than two hours: what nobody closed is closed.
 redis.call('ZREMRANGEBYSCORE', CLOSING, '-inf', a.now - 7200000)
 return { 'expired', ended }

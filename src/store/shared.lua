@@ -11,6 +11,7 @@ local P = string.sub(KEYS[1], 1, -(string.len('pending-sessions') + 1))
 local a = cjson.decode(ARGV[1])
 
 local PENDING, ORDER = P .. 'pending-sessions', P .. 'pending-order'
+local TURNS, WAITING = P .. 'pending-turns', P .. 'pending-users'
 local DEADLINES, RETENTION = P .. 'session-deadlines', P .. 'session-retention'
 local CONTAINERS, STARTING, FLEET = P .. 'containers', P .. 'containers-starting', P .. 'fleet'
 local SERVERS, CLOSING = P .. 'servers', P .. 'connections-closing'
@@ -44,6 +45,58 @@ local function wait_for(id, at, reason)
     redis.call('HDEL', key, 'waitUntil', 'waitReason')
     redis.call('ZADD', DEADLINES, expires_at, id)
   end
+end
+
+-- The queue. `pending-sessions` lists who waits in the order of arrival, those put back to the head first; it may
+-- hold ids that wait no longer, until they come to its head. `pending-order` is the order in which they are served:
+-- users take turns, and the sessions of one user are served in the order in which they came. So somebody's thousand
+-- sessions keep another's single one waiting for one turn only.
+--
+-- The turn of a new session is the one after its user's last that waits, but none that is over already. A score is
+-- the turn, and within a turn the order of arrival (27 bits: only within one turn can they be mistaken, if so many
+-- sessions came in between). Whoever is put back to the head has a score below 0.
+local TURN = 134217728
+
+local function join_queue(id, user, seq)
+  local turn = math.max(number(redis.call('HGET', FLEET, 'turn')), number(redis.call('HGET', TURNS, user)))
+  redis.call('HSET', TURNS, user, turn + 1)
+  redis.call('HINCRBY', WAITING, user, 1)
+  -- Lua would write so large a number with fewer digits than it has.
+  redis.call('ZADD', ORDER, string.format('%.0f', turn * TURN + seq % TURN), id)
+  redis.call('RPUSH', PENDING, id)
+end
+
+local function rejoin_queue(id, user)
+  redis.call('HINCRBY', WAITING, user, 1)
+  redis.call('ZADD', ORDER, redis.call('HINCRBY', FLEET, 'queueHead', -1), id)
+  redis.call('LPUSH', PENDING, id)
+end
+
+local function leave_queue(id, user)
+  redis.call('ZREM', ORDER, id)
+  if redis.call('HINCRBY', WAITING, user, -1) == 0 then
+    redis.call('HDEL', WAITING, user)
+    redis.call('HDEL', TURNS, user)
+  end
+  if redis.call('ZCARD', ORDER) == 0 then redis.call('HDEL', FLEET, 'turn', 'queueHead') end
+end
+
+-- Takes ids that wait no longer from the list's head: taking one out of its middle would cost as much as it is long.
+local function trim_queue(limit)
+  for _ = 1, limit do
+    local head = redis.call('LINDEX', PENDING, 0)
+    if not head or redis.call('ZSCORE', ORDER, head) then return end
+    redis.call('LPOP', PENDING)
+  end
+end
+
+-- Whose turn it is. Nil if nobody waits.
+local function next_in_queue()
+  local head = redis.call('ZRANGE', ORDER, 0, 0, 'WITHSCORES')
+  if not head[1] then return nil end
+  local turn = math.floor(tonumber(head[2]) / TURN)
+  if turn > number(redis.call('HGET', FLEET, 'turn')) then redis.call('HSET', FLEET, 'turn', turn) end
+  return head[1]
 end
 
 -- The session as the API shows it.
@@ -91,9 +144,7 @@ local function end_session(id, now, reason, retention)
   local key = session_key(id)
   local fields = redis.call('HMGET', key, 'status', 'userId', 'containerId')
   local user, container = fields[2], fields[3]
-  -- Its entry in the list stays behind and is skipped when it is popped: taking it out of the middle
-  -- would cost as much as the queue is long.
-  if fields[1] == 'pending' then redis.call('ZREM', ORDER, id) end
+  if fields[1] == 'pending' then leave_queue(id, user) end
   if container then leave_container(id, container, now) end
   for _, connection in ipairs(redis.call('SMEMBERS', connections_key(id))) do
     -- Ours are closed by the server that holds them, which hears of the end.
@@ -120,7 +171,7 @@ end
 -- served by another container, first of all; for the others it is the end.
 local function lose_session(id, now, queue_wait, max_leases, retention)
   local key = session_key(id)
-  local fields = redis.call('HMGET', key, 'reached', 'lease', 'containerId')
+  local fields = redis.call('HMGET', key, 'reached', 'lease', 'containerId', 'userId')
   if fields[1] then
     end_session(id, now, 'container_lost', retention)
     return 'container_lost'
@@ -137,8 +188,7 @@ local function lose_session(id, now, queue_wait, max_leases, retention)
   end
   redis.call('HDEL', key, 'containerId', 'taskArn', 'ready', 'cdpSecret', 'version')
   redis.call('HSET', key, 'status', 'pending')
-  redis.call('LPUSH', PENDING, id)
-  redis.call('ZADD', ORDER, redis.call('HINCRBY', FLEET, 'queueHead', -1), id)
+  rejoin_queue(id, fields[4])
   wait_for(id, now + queue_wait, 'queue_timeout')
   publish('requeued ' .. id)
   return 'requeued'

@@ -104,14 +104,18 @@ impl Contents {
         };
         let (pending, active, ended) = (with_status("pending"), with_status("active"), with_status("ended"));
 
-        // The queue: each pending session stands in the list once, in the order of the index.
+        // The queue: each pending session stands in the index and in the list.
         assert_eq!(self.members("pending-order"), pending, "the queue's index");
-        let listed: Vec<String> = self
-            .lists
-            .get("pending-sessions")
-            .map(|list| list.iter().filter(|id| pending.contains(*id)).cloned().collect())
-            .unwrap_or_default();
-        assert_eq!(listed, self.queue(), "the queue's list and index");
+        let listed: BTreeSet<&String> = self.lists.get("pending-sessions").into_iter().flatten().collect();
+        assert!(pending.iter().all(|id| listed.contains(id)), "the queue's list has all who wait");
+        let mut waiting: Hash = Hash::new();
+        for id in &pending {
+            let count = waiting.get(&sessions[id]["userId"]).map_or(0, |count| count.parse().expect("a number")) + 1u64;
+            waiting.insert(sessions[id]["userId"].clone(), count.to_string());
+        }
+        assert_eq!(self.hashes.get("pending-users").cloned().unwrap_or_default(), waiting, "who waits how often");
+        let turns = self.hashes.get("pending-turns").cloned().unwrap_or_default();
+        assert!(turns.keys().all(|user| waiting.contains_key(user)), "who does not wait has no turn");
 
         let live: BTreeSet<String> = pending.union(&active).cloned().collect();
         assert_eq!(self.members("session-deadlines"), live, "every live session has a deadline, and no other");
@@ -178,7 +182,10 @@ impl Contents {
         accounted.extend(self.hashes.keys().filter(|key| key.starts_with("idempotency:")).cloned());
         let indexes = ["pending-sessions", "pending-order", "session-deadlines", "session-retention", "containers"];
         accounted.extend(indexes.map(str::to_owned));
-        accounted.extend(["containers-starting", "servers", "connections-closing"].map(str::to_owned));
+        accounted.extend(
+            ["containers-starting", "servers", "connections-closing", "pending-turns", "pending-users"]
+                .map(str::to_owned),
+        );
         let all: BTreeSet<&String> = self
             .hashes
             .keys()

@@ -1,6 +1,6 @@
 //! The store's moves against a model of them, in any order.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config as ProptestConfig, TestRunner};
@@ -142,7 +142,13 @@ struct Expected {
 struct Model {
     now: u64,
     sessions: Vec<Expected>,
-    queue: VecDeque<usize>,
+    /// In the order in which they are served: by turn, and within a turn as they came. Those put back to the head
+    /// have turns before all others.
+    queue: Vec<(i64, usize)>,
+    /// The turn that is being served, and the one of each user's next session.
+    turn: i64,
+    turns: BTreeMap<UserId, i64>,
+    before_all: i64,
     containers: BTreeMap<ContainerId, Vec<usize>>,
     draining: BTreeSet<ContainerId>,
     idle_since: BTreeMap<ContainerId, u64>,
@@ -171,6 +177,29 @@ impl Model {
         self.wait_for(index, Some(at), reason);
     }
 
+    fn join_queue(&mut self, index: usize) {
+        let turn = self.turns.get(&self.sessions[index].user).copied().unwrap_or(0).max(self.turn);
+        self.turns.insert(self.sessions[index].user.clone(), turn + 1);
+        // Indexes grow as sessions are created.
+        let at = self.queue.partition_point(|waiting| *waiting < (turn, index));
+        self.queue.insert(at, (turn, index));
+    }
+
+    fn leave_queue(&mut self, index: usize) {
+        let before = self.queue.len();
+        self.queue.retain(|(_, waiting)| *waiting != index);
+        if self.queue.len() == before {
+            return;
+        }
+        let user = &self.sessions[index].user;
+        if !self.queue.iter().any(|(_, waiting)| self.sessions[*waiting].user == *user) {
+            self.turns.remove(user);
+        }
+        if self.queue.is_empty() {
+            self.turn = 0;
+        }
+    }
+
     fn leave_container(&mut self, index: usize) {
         let container = self.sessions[index].container.clone();
         if let Some((id, held)) = container.and_then(|id| Some((id.clone(), self.containers.get_mut(&id)?))) {
@@ -182,7 +211,7 @@ impl Model {
     }
 
     fn end(&mut self, index: usize, reason: EndReason) {
-        self.queue.retain(|waiting| *waiting != index);
+        self.leave_queue(index);
         self.leave_container(index);
         let purge_at = self.now + limits().retention_ms;
         let session = &mut self.sessions[index];
@@ -212,7 +241,8 @@ impl Model {
         session.container = None;
         session.ready = false;
         session.connections.clear();
-        self.queue.push_front(index);
+        self.before_all -= 1;
+        self.queue.insert(0, (self.before_all, index));
         let at = self.now + limits().queue_wait_ms;
         self.wait_for(index, Some(at), EndReason::QueueTimeout);
         Outcome::Requeued
@@ -246,8 +276,7 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
             let created =
                 store.create(&new, None, &ContainerId::random(), &limits, &policy, now).await.expect("redis answers");
             let Created::New { session, launch: None } = created else { panic!("{created:?}") };
-            model.queue.push_back(model.sessions.len());
-            assert_eq!(session.queue_position, Some(model.queue.len() as u64));
+            let index = model.sessions.len();
             model.sessions.push(Expected {
                 id: new.id,
                 user: new.user_id,
@@ -264,7 +293,10 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
                 purge_at: u64::MAX,
                 reason: None,
             });
-            model.wait_for(model.sessions.len() - 1, Some(now + limits.queue_wait_ms), EndReason::QueueTimeout);
+            model.join_queue(index);
+            let place = model.queue.iter().position(|(_, waiting)| *waiting == index).expect("it waits");
+            assert_eq!(session.queue_position, Some(place as u64 + 1));
+            model.wait_for(index, Some(now + limits.queue_wait_ms), EndReason::QueueTimeout);
         }
         Move::Claim { container, max, forgets, draining } => {
             let id = container_id(*container);
@@ -299,7 +331,9 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
                 room = 0;
             }
             for _ in 0..room {
-                let Some(index) = model.queue.pop_front() else { break };
+                let Some((turn, index)) = model.queue.first().copied() else { break };
+                model.turn = model.turn.max(turn);
+                model.leave_queue(index);
                 let session = &mut model.sessions[index];
                 session.status = SessionStatus::Active;
                 session.container = Some(id.clone());
@@ -570,7 +604,8 @@ fn the_moves_do_what_the_model_says_in_any_order() {
             }
             let contents = Contents::read(&client).await;
             contents.check();
-            let queue: Vec<String> = model.queue.iter().map(|index| model.sessions[*index].id.to_string()).collect();
+            let queue: Vec<String> =
+                model.queue.iter().map(|(_, index)| model.sessions[*index].id.to_string()).collect();
             assert_eq!(contents.queue(), queue);
             for (connection, (kept, _)) in model.sessions.iter().flat_map(|session| &session.gateway) {
                 let list = contents.lists.get(&format!("connection:{connection}:messages"));

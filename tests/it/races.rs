@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
-use wallcrawler::ids::{ContainerId, SessionId};
+use wallcrawler::ids::{ContainerId, SessionId, UserId};
 use wallcrawler::protocol::{ClaimRequest, ContainerPhase};
-use wallcrawler::store::{Created, Look, Store};
+use wallcrawler::session::EndReason;
+use wallcrawler::store::{Created, EndedBy, Look, Store};
 
 use crate::audit::Contents;
 use crate::model::{FIRST, START, claim_request, limits, new_session, policy};
@@ -151,4 +152,57 @@ async fn a_claim_that_its_container_has_given_up_takes_nothing_and_registers_nob
     assert!(!contents.hashes.contains_key("container:ctr-a"), "it has left");
     assert_eq!(contents.queue(), [id.to_string()]);
     contents.check();
+}
+
+#[tokio::test]
+async fn one_users_burst_keeps_another_waiting_for_one_turn_only() {
+    let redis = Redis::start();
+    let store = Store::open(&redis.url(), "").expect("a store");
+    let mut burst = Vec::new();
+    for _ in 0..1_000 {
+        burst.push(create(&store, "user_burst").await);
+    }
+    let container: ContainerId = "ctr-a".parse().expect("an id");
+    let mut held = Vec::new();
+    let mut serve = async |count: usize| {
+        let room = u32::try_from(held.len() + count).expect("few");
+        let request = claim_request(&container, room, &held);
+        let claimed = store.claim(&request, FIRST, &limits(), &policy(0), START).await.expect("redis answers");
+        let served: Vec<SessionId> = claimed.sessions.into_iter().map(|(session, _)| session.id).collect();
+        held.extend(served.iter().cloned());
+        served
+    };
+    let late = create(&store, "user_late").await;
+    assert_eq!(serve(2).await, [burst[0].clone(), late], "both have their first turn");
+    assert_eq!(serve(5).await, burst[1..6]);
+    // However many turns are over, nobody who comes now is behind in the next.
+    let (first, second) = (create(&store, "user_late").await, create(&store, "user_late").await);
+    let other = create(&store, "user_other").await;
+    assert_eq!(
+        serve(6).await,
+        [first, other, burst[6].clone(), second, burst[7].clone(), burst[8].clone()],
+        "in turns, and each user's in the order in which they came"
+    );
+    let contents = Contents::read(&redis.client().await).await;
+    contents.check();
+    assert_eq!(contents.queue(), burst[9..].iter().map(ToString::to_string).collect::<Vec<_>>());
+    let list = &contents.lists["pending-sessions"];
+    assert!(list.len() < 1_000, "what has been served goes from its head: {}", list.len());
+}
+
+#[tokio::test]
+async fn waiting_once_gives_nobody_a_place_further_back_later() {
+    let redis = Redis::start();
+    let store = Store::open(&redis.url(), "").expect("a store");
+    let user: UserId = "user_one".parse().expect("an id");
+    // Ninety-nine of a hundred are given up again: they have had no turn.
+    let mut last = None;
+    for _ in 0..100 {
+        if let Some(id) = last.replace(create(&store, "user_one").await) {
+            store.end(&id, EndedBy::Owner(&user), EndReason::Released, &limits(), START).await.expect("redis answers");
+        }
+    }
+    let other = create(&store, "user_two").await;
+    let queue = Contents::read(&redis.client().await).await.queue();
+    assert_eq!(queue, [other.to_string(), last.expect("created").to_string()]);
 }
