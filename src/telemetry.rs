@@ -67,10 +67,19 @@ pub async fn observe(request: Request, next: Next) -> Response {
             }
             tracing::error!(request.id = %request_id, %method, route, status, code, duration_ms, error = chain, "request");
         }
+        // One line for each message of a client would be most of the log.
+        _ if status < 400 && is_one_message(&route) => {
+            tracing::debug!(request.id = %request_id, %method, route, status, duration_ms, "request");
+        }
         _ => tracing::info!(request.id = %request_id, %method, route, status, code, duration_ms, "request"),
     }
     if let Ok(id) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
     response
+}
+
+/// Whether a route carries the messages of gateway clients, on either side.
+fn is_one_message(route: &str) -> bool {
+    route == "/$default" || route.ends_with("/messages")
 }
