@@ -251,7 +251,7 @@ impl Store {
             "again" => Ok(Created::Again(reply.session()?.0)),
             "conflict" => Ok(Created::Conflict),
             "forgotten" => Ok(Created::Forgotten),
-            "queue_full" => Ok(Created::QueueFull),
+            "queue_full" => Ok(Created::QueueFull(reply.drained()?)),
             "user_limit" => Ok(Created::UserLimit),
             word => Err(unexpected("create", word)),
         }

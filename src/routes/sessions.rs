@@ -29,6 +29,8 @@ const MAX_USER_METADATA: usize = 4_096;
 const MAX_BROWSER_SETTINGS: usize = 65_536;
 /// When nothing better is known: how long until a full queue or a full account may have room again.
 const FULL_RETRY_MS: u64 = 5_000;
+/// However fast or slowly the queue moves.
+const RETRY_MS: std::ops::RangeInclusive<u64> = 1_000..=60_000;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -67,6 +69,9 @@ pub struct SessionView {
     active_connections: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     queue_position: Option<u64>,
+    /// At the rate at which the queue has moved lately, if it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    estimated_wait_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ended_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -105,6 +110,7 @@ fn view(app: &App, headers: &HeaderMap, session: Session) -> SessionView {
         task_arn: session.task_arn,
         active_connections: session.active_connections,
         queue_position: session.queue_position,
+        estimated_wait_ms: session.queue_position.and_then(|places| session.drained.wait_ms(places, now_ms())),
         ended_at: session.ended_at_ms.map(rfc3339),
         end_reason: session.end_reason,
     }
@@ -182,12 +188,14 @@ pub async fn create_session(
             "idempotency_forgotten",
             "Idempotency-Key: made a session that has ended and is no longer kept",
         )),
-        Created::QueueFull => Err(ApiError::new(
+        Created::QueueFull(drained) => Err(ApiError::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "queue_full",
             "all browsers are taken, and the queue is full",
         )
-        .retry_after_ms(FULL_RETRY_MS)),
+        .retry_after_ms(
+            drained.wait_ms(1, now_ms()).map_or(FULL_RETRY_MS, |ms| ms.clamp(*RETRY_MS.start(), *RETRY_MS.end())),
+        )),
         Created::UserLimit => Err(ApiError::new(
             StatusCode::TOO_MANY_REQUESTS,
             "session_limit",

@@ -2,7 +2,7 @@
 
 use crate::ids::{ContainerId, SessionId, UserId};
 use crate::protocol::WaitingConnection;
-use crate::session::{EndReason, Session};
+use crate::session::{Drained, EndReason, Session};
 
 /// The times and limits that sessions live by.
 #[derive(Debug, Clone)]
@@ -44,7 +44,7 @@ pub enum Created {
     Conflict,
     /// The same request made a session that is no longer kept.
     Forgotten,
-    QueueFull,
+    QueueFull(Drained),
     UserLimit,
 }
 

@@ -80,6 +80,7 @@ end
 local waiting = redis.call('ZCARD', ORDER)
 if taken > 0 then
   trim_queue(2 * taken)
+  note_drained(taken, a.now)
   redis.call('HINCRBY', key, 'activeSessions', taken)
   redis.call('HINCRBY', FLEET, 'used', taken)
   -- The next container may have room for the rest.

@@ -7,7 +7,8 @@
 --          again, session           the same Idempotency-Key and body made it before
 --          conflict                 the same key, another body
 --          forgotten                the same key and body, but its session is no longer kept
---          queue_full | user_limit
+--          queue_full, how many were served lately, when that was noted
+--          user_limit
 -- Atomic, or: two creates at the limit both get in; N creates at zero capacity each start a task of
 --   their own; a crash in between leaves a session that stands in no queue.
 local idempotency = given(a.idempotency) and P .. 'idempotency:' .. a.user .. ':' .. a.idempotency.key
@@ -21,7 +22,7 @@ end
 if redis.call('EXISTS', session_key(a.id)) == 1 then
   return { 'created', session(a.id), redis.call('ZSCORE', STARTING, a.container) and a.container or '' }
 end
-if redis.call('ZCARD', ORDER) >= a.max_pending then return { 'queue_full' } end
+if redis.call('ZCARD', ORDER) >= a.max_pending then return { 'queue_full', drained() } end
 if a.max_per_user > 0 and redis.call('ZCARD', user_live_key(a.user)) >= a.max_per_user then
   return { 'user_limit' }
 end

@@ -8,7 +8,7 @@ use fred::types::Value as RedisValue;
 use serde_json::{Map, Value};
 
 use super::{Route, StoreError};
-use crate::session::Session;
+use crate::session::{Drained, Session};
 
 /// What the store keeps about a session and the API does not show as it is.
 #[derive(Debug, Clone)]
@@ -105,7 +105,13 @@ impl Reply {
         Ok(Some(Route { session: parse("session", &session)?, address, secret }))
     }
 
-    /// A session as `shared.lua` lays it out: fields, connections, place in the queue from 0.
+    /// How fast the queue moves.
+    pub fn drained(&mut self) -> Result<Drained, StoreError> {
+        let (lately, at_ms) = (self.text()?, self.text()?);
+        Ok(Drained { lately: parse("rate", &lately)?, at_ms: parse("time", &at_ms)? })
+    }
+
+    /// A session as `shared.lua` lays it out: fields, connections, place in the queue from 0, and how fast that moves.
     pub fn session(&mut self) -> Result<(Session, Details), StoreError> {
         let mut parts = self.list()?;
         let mut fields = parts.list()?.fields()?;
@@ -114,6 +120,7 @@ impl Reply {
             RedisValue::Null => None,
             rank => rank.as_u64(),
         };
+        let drained = parts.drained()?;
         let details = Details {
             lease: fields.optional("lease")?.unwrap_or(0),
             version: if fields.0.contains_key("version") { fields.object("version")? } else { Map::new() },
@@ -134,6 +141,7 @@ impl Reply {
             ready: fields.0.contains_key("ready"),
             active_connections,
             queue_position: rank.map(|rank| rank + 1),
+            drained,
             ended_at_ms: fields.optional("endedAt")?,
             end_reason: fields.optional("endReason")?,
         };

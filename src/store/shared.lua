@@ -99,12 +99,26 @@ local function next_in_queue()
   return head[1]
 end
 
+-- How fast the queue moves: how many have been served lately, where each counts for less as time goes by, to a third
+-- after a minute. Returned as it was noted, and when; src/session.rs reckons with it.
+local function drained()
+  local fields = redis.call('HMGET', FLEET, 'drained', 'drainedAt')
+  return fields[1] or '0', fields[2] or '0'
+end
+
+local function note_drained(count, now)
+  local before, at = drained()
+  local lately = number(before) * math.exp(math.min(0, number(at) - now) / 60000) + count
+  redis.call('HSET', FLEET, 'drained', string.format('%.6f', lately), 'drainedAt', now)
+end
+
 -- The session as the API shows it.
 local function session(id)
   return {
     redis.call('HGETALL', session_key(id)),
     redis.call('SCARD', connections_key(id)),
     redis.call('ZRANK', ORDER, id),
+    drained(),
   }
 end
 

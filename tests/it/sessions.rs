@@ -281,3 +281,32 @@ async fn simultaneous_creates_reserve_just_the_containers_they_need() {
         );
     }
 }
+
+#[tokio::test]
+async fn who_waits_is_told_for_about_how_long_and_who_is_refused_when_to_come_back() {
+    let world = World::new(&[("MAX_PENDING_SESSIONS", "40")]).await;
+    let client = world.client("key-one");
+    let mut ids = Vec::new();
+    for _ in 0..40 {
+        ids.push(client.create().await);
+    }
+    let last = async || client.get(&format!("/sessions/{}", ids[39])).await.body;
+    assert_eq!(last().await.get("estimatedWaitMs"), None, "nobody has been served yet: nothing is known");
+    let full = client.post("/sessions", &json!({})).await;
+    assert_eq!(full.headers["retry-after"], "5");
+
+    // Ten were served just now, which is ten a minute: one in six seconds.
+    world.container("ctr-a").claim("ctr-a", 10, &[]).await;
+    let session = last().await;
+    assert_eq!(session["queuePosition"], 30);
+    let wait = session["estimatedWaitMs"].as_u64().expect("an estimate");
+    assert!((180_000..190_000).contains(&wait), "{wait}");
+    for _ in 0..10 {
+        client.create().await;
+    }
+    let full = client.post("/sessions", &json!({})).await;
+    assert_eq!(full.body["code"], "queue_full");
+    let retry: u64 = full.headers["retry-after-ms"].to_str().expect("a text").parse().expect("a number");
+    assert!((6_000..7_000).contains(&retry), "{retry}");
+    assert!(client.get(&format!("/sessions/{}", ids[0])).await.body.get("estimatedWaitMs").is_none(), "it is served");
+}
