@@ -27,9 +27,12 @@ const SECRET: &str = "a secret of the bench, 32 bytes!";
 const CONTAINER: &str = "ctr-bench";
 const HTTP_API: &str = include_str!("../tests/it/events/http_api.json");
 
-/// What is asked of a function that is already running. `$default`, a message on a WebSocket, has its place here,
-/// and in [`Cold::steady`].
-const STEADY: [&str; 4] = ["create", "get", "claim", "delete"];
+const CONNECT: &str = include_str!("../tests/it/events/websocket_connect.json");
+const MESSAGE: &str = include_str!("../tests/it/events/websocket_message.json");
+
+/// What is asked of a function that is already running. `$default` is a client's message, brought to its container;
+/// `deliver` one of the browser's, posted to `@connections`.
+const STEADY: [&str; 6] = ["create", "get", "claim", "$default", "deliver", "delete"];
 
 /// A request as an HTTP API sends it. As it stands in the file, it is a create.
 fn http(method: &str, path: &str, authorization: Option<&str>, body: &Value) -> Value {
@@ -43,6 +46,29 @@ fn http(method: &str, path: &str, authorization: Option<&str>, body: &Value) -> 
     event["headers"].as_object_mut().expect("headers").remove("content-length");
     event["body"] = if body.is_null() { Value::Null } else { json!(body.to_string()) };
     event
+}
+
+/// An event of the WebSocket API about the session's one connection, which is named like it.
+fn on_socket(event: &str, session: &Value) -> Value {
+    let mut event: Value = serde_json::from_str(event).expect("an event");
+    event["requestContext"]["connectionId"] = session["id"].clone();
+    if event.get("queryStringParameters").is_some() {
+        for name in ["sessionId", "token"] {
+            event["queryStringParameters"][name] = session[name].clone();
+            event["multiValueQueryStringParameters"][name] = json!([session[name]]);
+        }
+    }
+    event
+}
+
+/// Plays the container and `@connections`: takes whatever it is brought.
+async fn taker() -> String {
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let router = axum::Router::new().fallback(async || ());
+    let serve = wallcrawler::native::serve(listener, router, Default::default(), std::future::pending());
+    tokio::spawn(async move { serve.await.expect("serves") });
+    address
 }
 
 fn create() -> Value {
@@ -97,14 +123,19 @@ struct Cold {
 }
 
 impl Cold {
-    async fn start(program: &Path, redis: &str) -> Self {
+    async fn start(program: &Path, redis: &str, taker: &str) -> Self {
         let (api, address) = RuntimeApi::start().await;
+        let connections = format!("http://{taker}");
         let vars = [
             ("ENVIRONMENT", "prod"),
             ("REDIS_ENDPOINT", redis),
             ("API_KEYS", "key-one"),
             ("JWE_SECRET", SECRET),
-            ("CDP_ENDPOINT", "cdp.example.com"),
+            ("WEBSOCKET_API_ID", "q1w2e3r4t5"),
+            ("AWS_REGION", "eu-central-1"),
+            ("AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", &connections),
+            ("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"),
+            ("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"),
             // As it is without a setting: the access lines are part of what a request costs.
             ("RUST_LOG", "info"),
         ];
@@ -136,18 +167,35 @@ impl Cold {
     }
 
     /// A session from its creation to its end, in the order of [`STEADY`].
-    async fn steady(&self, token: &str) -> [Duration; STEADY.len()] {
+    async fn steady(&self, token: &str, taker: &str) -> [Duration; STEADY.len()] {
         let (created, session) = self.timed(&create()).await;
         let path = format!("/sessions/{}", session["id"].as_str().expect("an id"));
         let (got, _) = self.timed(&http("GET", &path, None, &Value::Null)).await;
         let ask = json!({
-            "containerId": CONTAINER, "currentSessions": 0, "maxSessions": 2, "address": "127.0.0.1:9",
+            "containerId": CONTAINER, "currentSessions": 0, "maxSessions": 2, "address": taker,
             "waitSeconds": 0,
         });
         let (claimed, work) = self.timed(&http("POST", "/sessions/claim", Some(token), &ask)).await;
         assert_eq!(work["claimedCount"], 1, "{work}");
+
+        let by_container = |path: &str, body: &Value| http("POST", path, Some(token), body);
+        let report = json!({ "lease": 1, "cdpSecret": "a secret of the session" });
+        self.timed(&by_container(&format!("{path}/ready"), &report)).await;
+        self.timed(&on_socket(CONNECT, &session)).await;
+        let message = on_socket(MESSAGE, &session);
+        let connection = session["id"].as_str().expect("an id");
+        let deliver = |first: u64, messages: Value| {
+            let request = json!({ "first": first, "messages": messages });
+            by_container(&format!("/connections/{connection}/messages"), &request)
+        };
+        // The browser has answered, and where the session is has been learned.
+        self.timed(&deliver(0, json!([]))).await;
+        self.timed(&message).await;
+        let (brought, _) = self.timed(&message).await;
+        let (delivered, _) = self.timed(&deliver(0, json!([{ "id": 1, "result": {} }]))).await;
+
         let (deleted, _) = self.timed(&http("DELETE", &path, None, &Value::Null)).await;
-        [created, got, claimed, deleted]
+        [created, got, claimed, brought, delivered, deleted]
     }
 
     /// The most memory it has held at once, in MB.
@@ -200,6 +248,7 @@ async fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let redis = Redis::start().await;
+    let taker = taker().await;
     let tokens = Tokens::new(&[SECRET], false).expect("long enough");
     let subject = Subject::Container(CONTAINER.parse().expect("an id"));
     let token = format!("Bearer {}", tokens.mint(&subject, now_ms(), now_ms() + 3_600_000));
@@ -215,15 +264,15 @@ async fn main() -> ExitCode {
             }
         };
         if hello.exists() {
-            let cold = Cold::start(&hello, &redis.url).await;
+            let cold = Cold::start(&hello, &redis.url, &taker).await;
             for _ in 0..REQUESTS {
                 cold.timed(&create()).await;
             }
             figures(&mut least, &cold);
         }
-        let cold = Cold::start(&bootstrap, &redis.url).await;
+        let cold = Cold::start(&bootstrap, &redis.url, &taker).await;
         for request in 0..REQUESTS {
-            let took = cold.steady(&token).await;
+            let took = cold.steady(&token, &taker).await;
             if round > 0 && request >= WARM_UP {
                 ours.steady.iter_mut().zip(took).for_each(|(all, took)| all.push(ms(took)));
             }
