@@ -43,7 +43,7 @@ pub struct Deliveries {
     /// They wait for as long as this is set.
     pub held: bool,
     pub requests: Vec<Delivery>,
-    under_way: HashMap<ConnectionId, usize>,
+    pub under_way: HashMap<ConnectionId, usize>,
     /// What each client has got.
     clients: HashMap<ConnectionId, Vec<Value>>,
     /// What is wrong with a request; a panic in a handler would fail no test.

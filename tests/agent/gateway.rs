@@ -11,7 +11,7 @@ use wallcrawler::protocol::{BATCH_MESSAGES, GATEWAY_MESSAGE_BYTES, HeldMessage, 
 use wallcrawler::session::EndReason;
 
 use crate::container::{Cdp, Container, config, eventually, processes_of};
-use crate::control_plane::ControlPlane;
+use crate::control_plane::{ControlPlane, Script};
 use crate::deliveries::Fate;
 use crate::gateway_client::{A_WHILE, GatewayClient};
 use crate::{HOUR, address};
@@ -137,7 +137,8 @@ async fn what_comes_while_a_delivery_is_under_way_goes_with_the_next_and_the_res
     });
     // Alone, it does not wait for others to go with it.
     client.bring_command(client.command(None, "Browser.getVersion", json!({}))).await;
-    plane.until("it is not delivered", |script| script.deliveries.requests.first().map(|_| ()), |_| ()).await;
+    let under_way = |script: &Script| script.deliveries.under_way.get(&client.connection).copied();
+    plane.until("it is not delivered", |script| under_way(script).filter(|count| *count > 0), under_way).await;
     // 250 events, more than two requests may carry.
     let shout = client.command(
         Some(&page),
