@@ -22,9 +22,10 @@ test-e2e: ## only the real clients; FILES="ends isolation" picks some
 	@scripts/prerequisites test
 	@scripts/test-e2e $(FILES)
 
-test-lambda: lambda ## what `make lambda` packed, driven as Lambda drives it
+test-lambda: lambda ## what `make lambda` packed, driven as Lambda drives it, and frozen a thousand times
 	@scripts/prerequisites run
-	WALLCRAWLER_BOOTSTRAP=$(CURDIR)/target/lambda/bootstrap cargo test --test it lambda::bootstrap
+	WALLCRAWLER_BOOTSTRAP=$(CURDIR)/target/lambda/bootstrap WALLCRAWLER_FREEZES=1000 \
+		cargo test --test it -- lambda::bootstrap lambda::relay
 
 example: ## the example program, against the server that `make run` started
 	@scripts/prerequisites test
