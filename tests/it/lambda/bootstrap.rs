@@ -8,7 +8,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::{HTTP_API, SCHEDULE, body, claim, event, http};
+use super::{
+    FUNCTION_URL, HTTP_API, HTTP_API_STAGE, LOAD_BALANCER, REST_API, SCHEDULE, TASK_STOPPED, WEBSOCKET_CONNECT,
+    WEBSOCKET_DISCONNECT, WEBSOCKET_MESSAGE, body, claim, event, http,
+};
 use crate::audit::Contents;
 use crate::runtime_api::{self, PATIENCE, RuntimeApi};
 use crate::world::{Redis, SECRET, redis_command};
@@ -39,7 +42,7 @@ impl Function {
         let vars = [
             ("ENVIRONMENT", "prod"),
             ("REDIS_ENDPOINT", url),
-            ("API_KEYS", "key-one"),
+            ("API_KEYS", "key-one,key-two"),
             ("JWE_SECRET", SECRET),
             ("CDP_ENDPOINT", "cdp.example.com"),
         ];
@@ -96,6 +99,33 @@ async fn the_built_program_serves_a_session_from_create_to_delete() {
     assert_eq!(function.ok(&event(SCHEDULE)).await, json!({"ok": true, "looks": 1}));
     let contents = contents().await;
     assert!(contents.hashes["fleet"].contains_key("lookedAt"));
+    contents.check();
+}
+
+/// What each answer must hold for the service that invoked the function; the rest of it stands in the tests of the
+/// router, which is the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_source_is_answered_in_its_own_form() {
+    let function = Function::start().await;
+    for (source, told, expected) in [
+        ("an HTTP API", HTTP_API, json!({ "statusCode": 201, "cookies": [] })),
+        ("an HTTP API with a stage", HTTP_API_STAGE, json!({ "statusCode": 200, "cookies": [] })),
+        ("a REST API", REST_API, json!({ "statusCode": 201, "headers": {}, "isBase64Encoded": false })),
+        ("a load balancer", LOAD_BALANCER, json!({ "statusCode": 200, "statusDescription": "200 OK" })),
+        ("a function URL", FUNCTION_URL, json!({ "statusCode": 201, "isBase64Encoded": false })),
+        ("a WebSocket API, $connect", WEBSOCKET_CONNECT, json!({ "statusCode": 401, "headers": {} })),
+        ("a WebSocket API, $default", WEBSOCKET_MESSAGE, json!({ "statusCode": 200, "headers": {} })),
+        ("a WebSocket API, $disconnect", WEBSOCKET_DISCONNECT, json!({ "statusCode": 200, "headers": {} })),
+        ("a schedule", SCHEDULE, json!({ "ok": true, "looks": 1 })),
+        ("a task that stopped", TASK_STOPPED, json!({ "ok": true, "containerId": "ctr-a" })),
+    ] {
+        let answer = function.ok(&event(told)).await;
+        for (name, value) in expected.as_object().expect("an object") {
+            assert_eq!(&answer[name], value, "{source}: {answer}");
+        }
+    }
+    let contents = Contents::read(&function.redis.client().await).await;
+    assert_eq!(contents.sessions().len(), 3, "those of three creates");
     contents.check();
 }
 
