@@ -179,7 +179,7 @@ impl Cold {
         assert_eq!(work["claimedCount"], 1, "{work}");
 
         let by_container = |path: &str, body: &Value| http("POST", path, Some(token), body);
-        let report = json!({ "lease": 1, "cdpSecret": "a secret of the session" });
+        let report = json!({ "lease": 1, "cdpSecret": "secret-of-the-session" });
         self.timed(&by_container(&format!("{path}/ready"), &report)).await;
         self.timed(&on_socket(CONNECT, &session)).await;
         let message = on_socket(MESSAGE, &session);
