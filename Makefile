@@ -43,7 +43,7 @@ lambda: ## the function, built and packed: target/lambda/wallcrawler.zip; ARCH=a
 
 bench: ## the measurements of the server that the README quotes
 	@scripts/prerequisites run
-	cargo bench --bench first_answer --bench relay
+	cargo bench --bench first_answer --bench relay --bench store
 
 bench-lambda: lambda ## the measurements of the function
 	@scripts/prerequisites run
