@@ -403,6 +403,46 @@ mod tests {
         assert_eq!(blind.waiting_for, [Wait::Sight { silent: 1 }]);
     }
 
+    fn task(container: &ContainerId, age_ms: u64) -> FleetTask {
+        FleetTask { container: container.clone(), task: Some(format!("task-{container}")), started_at_ms: NOW - age_ms }
+    }
+
+    #[test]
+    fn a_task_that_nobody_knows_is_stopped_when_it_had_time_to_come_and_could_be_heard() {
+        let (known, coming, stray) = (container(1, 3), ContainerId::random(), ContainerId::random());
+        let mut snapshot = snapshot(0, vec![known.clone()]);
+        snapshot.starting = vec![(coming.clone(), NOW + 1)];
+        let mut listing = FleetListing {
+            taken_at_ms: NOW,
+            whole: false,
+            tasks: vec![task(&known.id, 90_000), task(&coming, 90_000), task(&stray, 29_999)],
+        };
+        assert_eq!(plan(&snapshot, Some(&listing), &policy(), NOW).stop, []);
+        listing.tasks[2] = task(&stray, 30_000);
+        let first = plan(&snapshot, Some(&listing), &policy(), NOW);
+        assert_eq!(first.stop, [task(&stray, 30_000)]);
+        assert!(first.lose.is_empty() && first.gone.is_empty() && first.start == 0);
+        snapshot.watched_since_ms = NOW - 14_999;
+        let blind = plan(&snapshot, Some(&listing), &policy(), NOW);
+        assert!(blind.stop.is_empty() && blind.wants_watch());
+    }
+
+    #[test]
+    fn a_container_without_a_task_is_gone_when_it_is_silent_and_the_listing_can_have_it() {
+        let mut silent = container(1, 3);
+        silent.last_heartbeat_ms = NOW - 7_500;
+        let whole = FleetListing { taken_at_ms: NOW, whole: true, tasks: vec![] };
+        let gone = |container: &Container, listing: &FleetListing| {
+            !plan(&snapshot(0, vec![container.clone()]), Some(listing), &policy(), NOW).gone.is_empty()
+        };
+        assert!(gone(&silent, &whole));
+        assert!(!gone(&silent, &FleetListing { whole: false, ..whole.clone() }), "it may be another server's");
+        assert!(!gone(&silent, &FleetListing { tasks: vec![task(&silent.id, 90_000)], ..whole.clone() }));
+        assert!(!gone(&Container { last_heartbeat_ms: NOW - 7_499, ..silent.clone() }, &whole), "it was heard");
+        assert!(!gone(&Container { started_at_ms: NOW - 59_999, ..silent.clone() }, &whole), "it is new");
+        assert!(!gone(&Container { launched: false, ..silent }, &whole), "somebody runs it by hand");
+    }
+
     fn snapshots() -> impl Strategy<Value = FleetSnapshot> {
         let containers = proptest::collection::vec((0..12u64, any::<bool>(), 0..20_000u64, 0..100_000u64), 0..8);
         let starting = proptest::collection::vec(0..40_000u64, 0..4);
@@ -425,36 +465,68 @@ mod tests {
         #[test]
         fn no_plan_passes_the_maximum_drains_the_busy_or_starts_twice(
             snapshot in snapshots(), warm_slots in 0..30u64, min_containers in 0..4u64, max_containers in 4..8u64,
+            listed in proptest::option::of((any::<bool>(), any::<u8>(), proptest::collection::vec(0..60_000u64, 0..4))),
         ) {
+            // Some of the containers, all reservations, and tasks that nobody knows.
+            let listing = listed.map(|(whole, which, strays)| {
+                let known = snapshot.containers.iter().enumerate().filter(|(number, _)| which >> number & 1 == 1);
+                let mut tasks: Vec<_> = known.map(|(_, container)| task(&container.id, 90_000)).collect();
+                tasks.extend(snapshot.starting.iter().map(|(id, _)| task(id, 90_000)));
+                tasks.extend(strays.iter().map(|age_ms| task(&ContainerId::random(), *age_ms)));
+                FleetListing { taken_at_ms: NOW, whole, tasks }
+            });
+            let listing = listing.as_ref();
             let policy = FleetPolicy { warm_slots, min_containers, max_containers, ..policy() };
-            let first = plan(&snapshot, None, &policy, NOW);
-            let there = snapshot.containers.len() - first.lose.len() + snapshot.starting.len() - first.give_back.len();
+            let first = plan(&snapshot, listing, &policy, NOW);
+            let lost: Vec<_> = first.lose.iter().chain(&first.gone).collect();
+            for stopped in &first.stop {
+                prop_assert!(snapshot.containers.iter().all(|container| container.id != stopped.container));
+                prop_assert!(snapshot.starting.iter().all(|(id, _)| *id != stopped.container));
+                prop_assert!(stopped.started_at_ms + policy.start_wait_ms <= NOW);
+            }
+            for container in snapshot.containers.iter().filter(|container| first.gone.contains(&container.id)) {
+                prop_assert!(container.last_heartbeat_ms + policy.lost_after_ms / 2 <= NOW);
+            }
+            let there = snapshot.containers.len() - lost.len() + snapshot.starting.len() - first.give_back.len();
             prop_assert!(first.start == 0 || there as u64 + first.start <= max_containers);
             for id in &first.drain {
                 let drained = snapshot.containers.iter().find(|container| container.id == *id).expect("known");
                 prop_assert!(drained.active_sessions == 0 && !drained.draining);
-                prop_assert!(!first.lose.contains(id));
+                prop_assert!(!lost.contains(&id));
             }
             prop_assert!(first.start == 0 || first.drain.is_empty());
 
             // Once it is carried out, there is nothing left to do.
             let mut after = snapshot.clone();
-            after.pending += after.containers.iter().filter(|c| first.lose.contains(&c.id)).map(|c| c.active_sessions).sum::<u64>();
-            after.containers.retain(|container| !first.lose.contains(&container.id));
+            after.pending += after.containers.iter().filter(|c| lost.contains(&&c.id)).map(|c| c.active_sessions).sum::<u64>();
+            after.containers.retain(|container| !lost.contains(&&container.id));
             for container in &mut after.containers {
                 container.draining |= first.drain.contains(&container.id);
             }
             after.starting.retain(|(id, _)| !first.give_back.contains(id));
             after.starting.extend((0..first.start).map(|_| (ContainerId::random(), NOW + 30_000)));
-            let second = plan(&after, None, &policy, NOW);
+            let listed_after = listing.map(|listing| {
+                let mut listing = listing.clone();
+                listing.tasks.retain(|task| {
+                    let over = first.stop.contains(task) || first.give_back.contains(&task.container);
+                    !over && !lost.contains(&&task.container)
+                });
+                listing
+            });
+            let second = plan(&after, listed_after.as_ref(), &policy, NOW);
             prop_assert!(second.is_idle(), "{first:?} and then {second:?}");
 
             // The order in which things are looked at does not matter.
             let mut turned = snapshot.clone();
             turned.containers.reverse();
             turned.starting.reverse();
-            let mut other = plan(&turned, None, &policy, NOW);
+            let turned_listing = listing.map(|listing| {
+                FleetListing { tasks: listing.tasks.iter().rev().cloned().collect(), ..listing.clone() }
+            });
+            let mut other = plan(&turned, turned_listing.as_ref(), &policy, NOW);
             other.lose.reverse();
+            other.gone.reverse();
+            other.stop.reverse();
             other.give_back.reverse();
             prop_assert_eq!(first, other);
         }
