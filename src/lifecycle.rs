@@ -109,7 +109,7 @@ pub async fn launch(app: &App, container: &ContainerId) {
         heartbeat: app.heartbeat,
     };
     if let Err(error) = app.fleet.launch(&spec).await {
-        tracing::error!(container.id = %container, error = &error as &dyn std::error::Error, "container could not be started");
+        tracing::error!(container.id = %container, error = %error, cause = %error.cause, "container could not be started");
         if let Err(error) = app.store.give_back(container).await {
             // Its deadline gives it back.
             tracing::warn!(container.id = %container, error = &error as &dyn std::error::Error, "reservation could not be given back");
@@ -243,7 +243,7 @@ pub async fn lose_container(
 /// Ends a container that was given up, in case it only hangs: nobody else would.
 pub async fn stop(app: &App, container: &ContainerId, task: Option<&str>) {
     if let Err(error) = app.fleet.stop(container, task).await {
-        tracing::error!(container.id = %container, error = &error as &dyn std::error::Error, "container could not be stopped");
+        tracing::error!(container.id = %container, error = %error, cause = %error.cause, "container could not be stopped");
     }
 }
 

@@ -238,7 +238,7 @@ async fn listing(app: &App) -> Option<FleetListing> {
     match app.fleet.list().await {
         Ok(listing) => Some(listing),
         Err(error) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the fleet does not say what it runs");
+            tracing::warn!(error = %error, cause = %error.cause, "the fleet does not say what it runs");
             None
         }
     }

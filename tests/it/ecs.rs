@@ -180,7 +180,11 @@ async fn no_session_is_lost_while_every_second_launch_fails_and_no_task_is_left_
 /// As if there had been looks all the time.
 async fn unwatched_no_more(world: &World) {
     let redis = world.redis.client().await;
-    redis_command(&redis, &["HSET", "fleet", "watchedSince", &(now_ms() - 60_000).to_string()]).await;
+    redis_command(
+        &redis,
+        &["HSET", "fleet", "watchedSince", &(now_ms() - 60_000).to_string(), "lookedAt", &now_ms().to_string()],
+    )
+    .await;
 }
 
 #[tokio::test]
