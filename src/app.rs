@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 use crate::addresses::Addresses;
 use crate::api_keys::ApiKeys;
 use crate::config::Config;
-use crate::container::FleetPolicy;
+use crate::container::{FleetListing, FleetPolicy};
 use crate::container_client::ContainerClient;
 use crate::fleet::Fleet;
 use crate::hex;
@@ -29,6 +29,8 @@ pub struct Parts {
     pub store: Store,
     pub events: Events,
     pub fleet: Box<dyn Fleet>,
+    /// When the fleet was last asked what it runs, and what of its answer is still to be judged.
+    pub listed: Mutex<(u64, Option<FleetListing>)>,
     /// Who holds the sockets of the gateway's clients, if there is a gateway.
     pub push: Option<Box<dyn Push>>,
     pub containers: ContainerClient,
@@ -89,6 +91,7 @@ impl App {
             store,
             events: Events::default(),
             fleet,
+            listed: Mutex::default(),
             push,
             containers: ContainerClient::default(),
             known: Known::default(),

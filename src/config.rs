@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use axum::http::Uri;
+
 use crate::addresses::{Addresses, WebsocketApi};
 use crate::api_keys::ApiKeys;
 use crate::container::FleetPolicy;
@@ -62,6 +64,8 @@ pub struct Config {
     pub emulator_lose_disconnect: bool,
     pub limits: Limits,
     pub policy: FleetPolicy,
+    /// `None`: containers are child processes, where there can be any.
+    pub ecs: Option<EcsOptions>,
     pub connect_wait: Duration,
     pub warm_browsers: u32,
     pub heartbeat: Duration,
@@ -70,6 +74,21 @@ pub struct Config {
     pub tmp_dir: PathBuf,
     /// What child processes get of this environment.
     pub child_env: Vec<(String, String)>,
+}
+
+/// How tasks are started on ECS: `ECS_CLUSTER_ARN` and what belongs to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EcsOptions {
+    pub region: String,
+    pub cluster: String,
+    pub task_definition: String,
+    /// Which container of the task definition is `wallcrawler container`.
+    pub container_name: String,
+    pub subnets: Vec<String>,
+    pub security_groups: Vec<String>,
+    pub assign_public_ip: bool,
+    /// Names and weights. Empty: plain Fargate.
+    pub capacity_providers: Vec<(String, i32)>,
 }
 
 /// All that is wrong with the environment.
@@ -190,6 +209,76 @@ impl Reader<'_> {
         Some(WebsocketApi::Aws { id, region, stage, endpoint })
     }
 
+    /// What is separated by commas, each a name as AWS gives them.
+    fn list(&mut self, name: &str) -> Vec<String> {
+        let items: Vec<String> = self.text(name).map_or_else(Vec::new, |text| {
+            text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()
+        });
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b':');
+        if !items.iter().all(|item| item.bytes().all(plain)) {
+            self.fault(name, "must be names separated by commas");
+        }
+        items
+    }
+
+    /// The fleet in ECS, if there is to be one.
+    fn ecs(&mut self) -> Option<EcsOptions> {
+        let cluster = self.text("ECS_CLUSTER_ARN")?;
+        let region = self.text("AWS_REGION").or_else(|| self.text("AWS_DEFAULT_REGION"));
+        // A cluster may be named by its name alone. Where it has its ARN, that says where it is.
+        let region = cluster.strip_prefix("arn:").and_then(|arn| arn.split(':').nth(2)).map(str::to_owned).or(region);
+        if region.is_none() {
+            self.fault("AWS_REGION", "must be set with ECS_CLUSTER_ARN, unless that is a whole ARN");
+        }
+        let task_definition = self.text("ECS_TASK_DEFINITION_ARN");
+        if task_definition.is_none() {
+            self.fault("ECS_TASK_DEFINITION_ARN", "must be set with ECS_CLUSTER_ARN");
+        }
+        let mut required = |name: &str| {
+            let items = self.list(name);
+            if self.text(name).is_none() {
+                self.fault(name, "must be set with ECS_CLUSTER_ARN");
+            }
+            items
+        };
+        let (subnets, security_groups) = (required("SUBNET_IDS"), required("SECURITY_GROUP_ID"));
+        match self.text("API_ENDPOINT") {
+            None => {
+                self.fault("API_ENDPOINT", "must be set with ECS_CLUSTER_ARN: tasks must know where to ask for work")
+            }
+            Some(url) if is_loopback_url(&url) => {
+                self.fault("API_ENDPOINT", "must not be a loopback address with ECS_CLUSTER_ARN: no task can reach it");
+            }
+            Some(_) => {}
+        }
+        let capacity_providers = self.list("ECS_CAPACITY_PROVIDERS");
+        let weighed: Option<Vec<_>> = capacity_providers
+            .iter()
+            .map(|item| {
+                let (name, weight) = item.split_once(':').unwrap_or((item, "1"));
+                let weight = weight.parse().ok().filter(|weight| (0..=1_000).contains(weight))?;
+                (!name.is_empty()).then(|| (name.to_owned(), weight))
+            })
+            .collect();
+        let strategy = weighed.filter(|items| items.is_empty() || items.iter().any(|(_, weight)| *weight > 0));
+        if strategy.is_none() {
+            self.fault(
+                "ECS_CAPACITY_PROVIDERS",
+                "must be names with weights from 0 to 1000, as in FARGATE_SPOT:4,FARGATE:1",
+            );
+        }
+        Some(EcsOptions {
+            region: region?,
+            cluster,
+            task_definition: task_definition?,
+            container_name: self.text("ECS_CONTAINER_NAME").unwrap_or_else(|| "browser".to_owned()),
+            subnets,
+            security_groups,
+            assign_public_ip: self.flag("ASSIGN_PUBLIC_IP"),
+            capacity_providers: strategy?,
+        })
+    }
+
     /// A host, with or without a scheme in front of it.
     fn host(&mut self, name: &str) -> Option<String> {
         let value = self.text(name)?;
@@ -206,6 +295,12 @@ pub(crate) fn is_host_and_path(rest: &str) -> bool {
     !rest.is_empty()
         && !rest.starts_with('/')
         && rest.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'<' | b'>' | b'\\' | b'?' | b'#' | b'@'))
+}
+
+fn is_loopback_url(url: &str) -> bool {
+    let Ok(uri) = url.parse::<Uri>() else { return false };
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 fn ms(duration: Duration) -> u64 {
@@ -236,6 +331,14 @@ fn key_list(text: &str) -> Option<Vec<String>> {
 impl Config {
     pub fn from_env() -> Result<Self, Faults> {
         Self::read(&env)
+    }
+
+    /// What all processes of this control plane have in common, and no other control plane has. Two that differ only
+    /// in how they write it do not know of each other's tasks, which is harmless; two that should differ and do not
+    /// would stop each other's.
+    pub fn deployment(&self) -> [&str; 3] {
+        let redis = self.redis_endpoint.as_ref().map_or("", |url| without_credentials(&url.0));
+        [redis, &self.key_prefix, &self.addresses.api_endpoint]
     }
 
     pub fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, Faults> {
@@ -319,13 +422,16 @@ impl Config {
             required(&mut env, "CDP_ENDPOINT, ALB_DNS_NAME, WEBSOCKET_API_ID or PUBLIC_URL");
         }
 
+        let ecs = env.ecs();
+        // A task's image takes most of a minute to arrive; a child process is there at once.
+        let start_wait = if env.text("ECS_CLUSTER_ARN").is_some() { 120.0 } else { 30.0 };
         let heartbeat = Duration::from_secs(env.number("HEARTBEAT_SECONDS", 5, 1..=MAX_CLAIM_WAIT_SECONDS));
         let policy = FleetPolicy {
             sessions_per_container: env.number("MAX_SESSIONS_PER_CONTAINER", 20, 1..=u64::from(MAX_SESSIONS_LIMIT)),
             warm_slots: env.number("WARM_SLOTS", 0, 0..=100_000),
             min_containers: env.number("MIN_CONTAINERS", 0, 0..=10_000),
             max_containers: env.number("MAX_CONTAINERS", 10, 0..=10_000),
-            start_wait_ms: ms(env.seconds("START_TIMEOUT_SECONDS", 30.0, 3_600.0)),
+            start_wait_ms: ms(env.seconds("START_TIMEOUT_SECONDS", start_wait, 3_600.0)),
             idle_ms: ms(env.seconds("CONTAINER_IDLE_SECONDS", 300.0, 86_400.0)),
             lost_after_ms: ms(heartbeat) * MISSED_HEARTBEATS,
             blind_after_ms: ms(heartbeat.clamp(TICK * 2, TICK * 5)),
@@ -357,6 +463,7 @@ impl Config {
             emulator_lose_disconnect: env.flag("EMULATOR_LOSE_DISCONNECT"),
             limits,
             policy,
+            ecs,
             connect_wait: env.seconds("CONNECT_WAIT_SECONDS", 120.0, 3_600.0),
             warm_browsers: u32::try_from(env.number("WARM_BROWSERS", 1, 0..=100)).unwrap_or(1),
             heartbeat,
@@ -369,6 +476,11 @@ impl Config {
         };
         if env.faults.is_empty() { Ok(config) } else { Err(Faults(env.faults)) }
     }
+}
+
+/// A URL without the user and password in it.
+fn without_credentials(url: &str) -> &str {
+    url.rsplit_once('@').map_or(url, |(_, rest)| rest)
 }
 
 /// What a browser container on this machine needs of our environment. Nothing of it is a secret.
@@ -529,6 +641,60 @@ mod tests {
         assert!(with("abc123").is_ok());
         let faults = with("local").expect_err("refused").0;
         assert_eq!(faults, ["WEBSOCKET_API_ID must not be local unless ENVIRONMENT is dev"]);
+    }
+
+    const ECS: [(&str, &str); 5] = [
+        ("ECS_CLUSTER_ARN", "arn:aws:ecs:eu-west-1:111122223333:cluster/browsers"),
+        ("ECS_TASK_DEFINITION_ARN", "arn:aws:ecs:eu-west-1:111122223333:task-definition/browser:7"),
+        ("SUBNET_IDS", "subnet-a, subnet-b"),
+        ("SECURITY_GROUP_ID", "sg-a"),
+        ("API_ENDPOINT", "https://api.example.com"),
+    ];
+
+    fn with_ecs(vars: &[(&str, &str)]) -> Result<Config, Faults> {
+        read(&[vars, &ECS[..]].concat())
+    }
+
+    #[test]
+    fn a_cluster_is_a_fleet_of_tasks() {
+        let config = with_ecs(&[("ECS_CAPACITY_PROVIDERS", "FARGATE_SPOT:4,FARGATE")]).expect("valid");
+        assert_eq!(config.policy.start_wait_ms, 120_000);
+        let ecs = config.ecs.expect("configured");
+        assert_eq!((ecs.region.as_str(), ecs.container_name.as_str()), ("eu-west-1", "browser"));
+        assert_eq!(
+            (ecs.subnets, ecs.security_groups),
+            (vec!["subnet-a".into(), "subnet-b".into()], vec!["sg-a".into()])
+        );
+        assert_eq!(ecs.capacity_providers, [("FARGATE_SPOT".to_owned(), 4), ("FARGATE".to_owned(), 1)]);
+        assert!(!ecs.assign_public_ip);
+        let other =
+            with_ecs(&[("START_TIMEOUT_SECONDS", "90"), ("ECS_CLUSTER_ARN", "browsers"), ("AWS_REGION", "eu-north-1")]);
+        let other = other.expect("valid");
+        assert_eq!(
+            (other.policy.start_wait_ms, other.ecs.expect("configured").region.as_str()),
+            (90_000, "eu-north-1")
+        );
+        assert!(read(&ECS[1..4]).expect("valid").ecs.is_none(), "without a cluster the rest means nothing");
+    }
+
+    #[test]
+    fn a_cluster_without_all_that_belongs_to_it_is_as_many_faults() {
+        let faults = read(&[("ECS_CLUSTER_ARN", "browsers")]).expect_err("not enough").0;
+        for name in ["AWS_REGION", "ECS_TASK_DEFINITION_ARN", "SUBNET_IDS", "SECURITY_GROUP_ID", "API_ENDPOINT"] {
+            assert_eq!(faults.iter().filter(|fault| fault.starts_with(name)).count(), 1, "{name} in {faults:?}");
+        }
+        for (var, value) in [
+            ("API_ENDPOINT", "http://127.0.0.1:8080"),
+            ("API_ENDPOINT", "http://localhost"),
+            ("API_ENDPOINT", "http://[::1]:1"),
+            ("SUBNET_IDS", "subnet a"),
+            ("ASSIGN_PUBLIC_IP", "perhaps"),
+            ("ECS_CAPACITY_PROVIDERS", "FARGATE:heavy"),
+            ("ECS_CAPACITY_PROVIDERS", "FARGATE:0"),
+        ] {
+            let faults = with_ecs(&[(var, value)]).expect_err("a fault").0;
+            assert!(faults.len() == 1 && faults[0].starts_with(var), "{var}: {faults:?}");
+        }
     }
 
     #[test]

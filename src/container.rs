@@ -38,6 +38,28 @@ pub struct FleetSnapshot {
     pub servers: Vec<(ServerId, u64)>,
 }
 
+/// What a fleet says it runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FleetListing {
+    /// When it was asked. What changed after that may be in the list or not.
+    pub taken_at_ms: u64,
+    /// Whether a container that was launched, and is not in the list, does not run. A server knows only of its own
+    /// child processes.
+    pub whole: bool,
+    pub tasks: Vec<FleetTask>,
+}
+
+/// Something a fleet runs, or is about to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FleetTask {
+    /// What it was told to be.
+    pub container: ContainerId,
+    /// The fleet's own name for it, if it has one.
+    pub task: Option<String>,
+    /// When it was asked for.
+    pub started_at_ms: u64,
+}
+
 /// How many containers there should be, and when one counts as idle or lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FleetPolicy {

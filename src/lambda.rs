@@ -24,6 +24,8 @@ use crate::addresses::WebsocketApi;
 use crate::app::{App, BootError};
 use crate::clock::now_ms;
 use crate::config::Config;
+use crate::fleet::Fleet;
+use crate::fleet::ecs::EcsFleet;
 use crate::fleet::none::NoFleet;
 use crate::routes::events::{self, EventError};
 use crate::ws::gateway::{self, Connections};
@@ -60,13 +62,19 @@ pub async fn serve(config: Config) -> Result<(), LambdaError> {
 pub async fn boot(mut config: Config) -> Result<App, LambdaError> {
     let redis = config.redis_endpoint.clone().ok_or(LambdaError::NoRedis)?;
     config.claim_recheck = CLAIM_RECHECK;
-    // Nothing here starts containers yet, so nothing is to be reserved for them either.
-    config.policy.max_containers = 0;
     if matches!(config.addresses.websocket_api, Some(WebsocketApi::Local { .. })) {
         return Err(LambdaError::NoEmulator);
     }
+    let fleet: Box<dyn Fleet> = match &config.ecs {
+        Some(ecs) => Box::new(EcsFleet::new(ecs.clone(), &config.deployment())),
+        None => {
+            // A function can have no child processes, so nothing is to be reserved for them either.
+            config.policy.max_containers = 0;
+            Box::new(NoFleet)
+        }
+    };
     let push = Connections::of(config.addresses.websocket_api.as_ref());
-    Ok(App::boot(config, &redis.0, String::new(), Box::new(NoFleet), push).await?)
+    Ok(App::boot(config, &redis.0, String::new(), fleet, push).await?)
 }
 
 /// Answers one invocation after the other.

@@ -29,7 +29,7 @@ pub async fn create(app: &App, new: &NewSession, idempotency: Option<&Idempotenc
     let container = ContainerId::random();
     let doubt = Doubt::of(app, new, idempotency, &container);
     let created = app.store.create(new, idempotency, &container, &app.limits, &app.policy, now_ms()).await?;
-    doubt.resolved();
+    let doubt = doubt.created();
     if let Created::New { session, launch } = &created {
         tracing::info!(
             session.id = %session.id, user.id = %session.user_id, session.status = "pending",
@@ -39,6 +39,7 @@ pub async fn create(app: &App, new: &NewSession, idempotency: Option<&Idempotenc
             self::launch(app, container).await;
         }
     }
+    doubt.resolved();
     Ok(created)
 }
 
@@ -57,6 +58,15 @@ impl<'a> Doubt<'a> {
             wanted: idempotency.is_some(),
         };
         Self(app, Some(unanswered))
+    }
+
+    /// Only the launch is still to come. A client that hangs up during it leaves a reservation for a container that
+    /// perhaps nobody has started; its session is wanted, as far as anybody knows.
+    fn created(mut self) -> Self {
+        if let Some(unanswered) = &mut self.1 {
+            unanswered.wanted = true;
+        }
+        self
     }
 
     fn resolved(mut self) {
@@ -99,7 +109,7 @@ pub async fn launch(app: &App, container: &ContainerId) {
         heartbeat: app.heartbeat,
     };
     if let Err(error) = app.fleet.launch(&spec).await {
-        tracing::error!(container.id = %container, error = &error as &dyn std::error::Error, "container could not be started");
+        tracing::error!(container.id = %container, error = %error, cause = %error.cause, "container could not be started");
         if let Err(error) = app.store.give_back(container).await {
             // Its deadline gives it back.
             tracing::warn!(container.id = %container, error = &error as &dyn std::error::Error, "reservation could not be given back");
@@ -205,17 +215,19 @@ pub async fn expire(app: &App) -> Result<usize, StoreError> {
 }
 
 /// Gives up a container: ends what it ran, and requeues what nobody has reached yet. With
-/// `silent_since_ms` only if it gave no sign of life after that.
+/// `silent_since_ms` only if it gave no sign of life after that. `task` is its name in the fleet, if the fleet has
+/// told it.
 pub async fn lose_container(
     app: &App,
     container: &ContainerId,
+    task: Option<&str>,
     silent_since_ms: Option<u64>,
 ) -> Result<(), StoreError> {
     let Lost::Now(sessions) = app.store.lose_container(container, silent_since_ms, &app.limits, now_ms()).await? else {
         return Ok(());
     };
     tracing::warn!(container.id = %container, sessions = sessions.len(), "container lost");
-    stop(app, container).await;
+    stop(app, container, task).await;
     for (id, outcome) in sessions {
         match outcome {
             Outcome::Requeued => {
@@ -229,9 +241,9 @@ pub async fn lose_container(
 }
 
 /// Ends a container that was given up, in case it only hangs: nobody else would.
-pub async fn stop(app: &App, container: &ContainerId) {
-    if let Err(error) = app.fleet.stop(container).await {
-        tracing::error!(container.id = %container, error = &error as &dyn std::error::Error, "container could not be stopped");
+pub async fn stop(app: &App, container: &ContainerId, task: Option<&str>) {
+    if let Err(error) = app.fleet.stop(container, task).await {
+        tracing::error!(container.id = %container, error = %error, cause = %error.cause, "container could not be stopped");
     }
 }
 

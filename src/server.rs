@@ -21,6 +21,8 @@ use crate::agent::find::{FindError, SearchPlaces, find};
 use crate::app::{App, BootError};
 use crate::clock::now_ms;
 use crate::config::{Config, TICK};
+use crate::fleet::Fleet;
+use crate::fleet::ecs::EcsFleet;
 use crate::fleet::local::{LocalFleet, LocalOptions};
 use crate::ids::ContainerId;
 use crate::native::{self, ServeOptions};
@@ -51,7 +53,8 @@ pub enum ServerError {
 pub struct Server {
     pub app: App,
     pub address: SocketAddr,
-    fleet: LocalFleet,
+    /// Without children if tasks run in ECS; those go on without this process.
+    local: LocalFleet,
     listener: TcpListener,
     emulator: Option<Emulator>,
     redis: Option<PrivateRedis>,
@@ -63,7 +66,7 @@ impl Server {
     /// Starts all that is needed, and listens. `program` is the binary whose `container` command runs the
     /// browsers.
     pub async fn start(config: Config, program: PathBuf) -> Result<Self, ServerError> {
-        if config.policy.max_containers > 0 {
+        if config.policy.max_containers > 0 && config.ecs.is_none() {
             // Now, in one sentence, and not again and again when the first session waits for a browser.
             let env = |name: &str| config.child_env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
             find(&SearchPlaces::read(&env))?;
@@ -81,12 +84,16 @@ impl Server {
                 (Some(redis), endpoint)
             }
         };
-        let (fleet, exits) = LocalFleet::new(LocalOptions {
+        let (local, exits) = LocalFleet::new(LocalOptions {
             program,
             root: root.clone(),
             env: config.child_env.clone(),
             die_with_us: redis.is_some(),
         });
+        let fleet: Box<dyn Fleet> = match &config.ecs {
+            Some(ecs) => Box::new(EcsFleet::new(ecs.clone(), &config.deployment())),
+            None => Box::new(local.clone()),
+        };
         // Containers on this machine come in through loopback, whatever else is listened on.
         let host = if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { url_host(address) };
         let api_endpoint = format!("http://{host}:{}", address.port());
@@ -99,18 +106,18 @@ impl Server {
             #[cfg(not(feature = "lambda"))]
             None => None,
         };
-        let app = App::boot(config, &endpoint, api_endpoint, Box::new(fleet.clone()), push).await?;
+        let app = App::boot(config, &endpoint, api_endpoint, fleet, push).await?;
         let background = vec![
             tokio::spawn(follow(app.events.clone(), endpoint, prefix)),
             tokio::spawn(tick(app.clone())),
             tokio::spawn(watch_exits(app.clone(), exits)),
         ];
-        Ok(Self { app, address, fleet, listener, emulator, redis, background, root })
+        Ok(Self { app, address, local, listener, emulator, redis, background, root })
     }
 
     /// Serves until `shutdown` resolves, then ends everything in order.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), ServerError> {
-        let Self { app, fleet, listener, emulator, redis, background, root, .. } = self;
+        let Self { app, local, listener, emulator, redis, background, root, .. } = self;
         let mut router = routes::router(app.clone());
         if let Some(emulator) = emulator {
             router = router.merge(emulator.routes(Arc::new(app.clone()), app.sockets.clone(), app.stopping.clone()));
@@ -127,7 +134,7 @@ impl Server {
         // Clients are told first; then the containers end, which still have something to report; the
         // port is closed last.
         app.stopping.cancel();
-        fleet.stop_all().await;
+        local.stop_all().await;
         app.sockets.close();
         if timeout(SOCKETS_WAIT, app.sockets.wait()).await.is_err() {
             tracing::warn!(sockets = app.sockets.len(), "some sockets did not close in time");
@@ -210,7 +217,7 @@ async fn watch_exits(app: App, mut exits: mpsc::UnboundedReceiver<ContainerId>) 
         };
         // What Redis could not be told is told again.
         for container in lost.clone() {
-            if lifecycle::lose_container(&app, &container, None).await.is_ok() {
+            if lifecycle::lose_container(&app, &container, None, None).await.is_ok() {
                 lost.remove(&container);
             }
         }

@@ -19,7 +19,11 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// JSON lines for machines, compact ones for people.
 pub fn init(json: bool, filter: Option<&str>) {
-    let filter = EnvFilter::new(filter.unwrap_or("info"));
+    let mut filter = EnvFilter::new(filter.unwrap_or("info"));
+    // The AWS clients trace whole requests and answers, and a task is told its token by one.
+    for quiet in ["aws_smithy_runtime=info", "aws_smithy_runtime_api=info"] {
+        filter = filter.add_directive(quiet.parse().expect("a directive"));
+    }
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let initialized = if json {
         log.json().flatten_event(true).try_init()

@@ -16,7 +16,8 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::{Fleet, FleetError};
-use crate::container::LaunchSpec;
+use crate::clock::now_ms;
+use crate::container::{FleetListing, FleetTask, LaunchSpec};
 use crate::ids::ContainerId;
 use crate::{child, sweep};
 
@@ -36,11 +37,14 @@ pub struct LocalOptions {
     pub die_with_us: bool,
 }
 
+/// The containers that run: how each is asked to end, and when it was started.
+type Children = Arc<Mutex<HashMap<ContainerId, (oneshot::Sender<()>, u64)>>>;
+
 /// The child processes.
 #[derive(Clone)]
 pub struct LocalFleet {
     options: LocalOptions,
-    children: Arc<Mutex<HashMap<ContainerId, oneshot::Sender<()>>>>,
+    children: Children,
     exits: mpsc::UnboundedSender<ContainerId>,
     /// Closed when everything is to end: nothing is started from then on.
     watchers: TaskTracker,
@@ -98,7 +102,7 @@ impl LocalFleet {
         match children.entry(container.clone()) {
             Entry::Occupied(_) => Ok(None),
             Entry::Vacant(entry) => {
-                entry.insert(stop);
+                entry.insert((stop, now_ms()));
                 Ok(Some(self.watchers.token()))
             }
         }
@@ -127,7 +131,7 @@ async fn watch(
     stopped: oneshot::Receiver<()>,
     id: ContainerId,
     workdir: PathBuf,
-    children: Arc<Mutex<HashMap<ContainerId, oneshot::Sender<()>>>>,
+    children: Children,
     exits: mpsc::UnboundedSender<ContainerId>,
 ) {
     let status = tokio::select! {
@@ -166,15 +170,22 @@ impl Fleet for LocalFleet {
         self.start(spec).map_err(failed).boxed()
     }
 
-    fn stop<'a>(&'a self, container: &'a ContainerId) -> BoxFuture<'a, Result<(), FleetError>> {
-        if let Some(stop) = self.children.lock().expect("not poisoned").remove(container) {
+    fn stop<'a>(&'a self, container: &'a ContainerId, _: Option<&'a str>) -> BoxFuture<'a, Result<(), FleetError>> {
+        if let Some((stop, _)) = self.children.lock().expect("not poisoned").remove(container) {
             let _ = stop.send(());
         }
         std::future::ready(Ok(())).boxed()
     }
 
-    fn list(&self) -> BoxFuture<'_, Result<Vec<ContainerId>, FleetError>> {
-        let running = self.children.lock().expect("not poisoned").keys().cloned().collect();
-        std::future::ready(Ok(running)).boxed()
+    fn list(&self) -> BoxFuture<'_, Result<FleetListing, FleetError>> {
+        let children = self.children.lock().expect("not poisoned");
+        let task = |(id, (_, started_at_ms)): (&ContainerId, &(_, u64))| FleetTask {
+            container: id.clone(),
+            task: None,
+            started_at_ms: *started_at_ms,
+        };
+        // Another server on the same Redis has children of its own.
+        let listing = FleetListing { taken_at_ms: now_ms(), whole: false, tasks: children.iter().map(task).collect() };
+        std::future::ready(Ok(listing)).boxed()
     }
 }

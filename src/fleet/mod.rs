@@ -1,12 +1,14 @@
 //! Starting and stopping containers, wherever they run.
 
+#[cfg(feature = "ecs")]
+pub mod ecs;
 #[cfg(feature = "native")]
 pub mod local;
 pub mod none;
 
 use futures_util::future::BoxFuture;
 
-use crate::container::LaunchSpec;
+use crate::container::{FleetListing, LaunchSpec};
 use crate::ids::ContainerId;
 
 /// A container could not be started or stopped.
@@ -21,12 +23,15 @@ pub struct FleetError {
 /// What runs containers. A container that was launched announces itself by its first claim; a launch that
 /// succeeds means only that it is on its way.
 pub trait Fleet: Send + Sync {
-    /// Starts a container. With an id that was started before, it does nothing.
+    /// Starts a container. With an id that was started before, it does nothing. An error does not promise that
+    /// nothing was started: the answer may be what was lost.
     fn launch<'a>(&'a self, spec: &'a LaunchSpec) -> BoxFuture<'a, Result<(), FleetError>>;
 
-    /// Stops a container. One that is not there, or not there any more, is stopped already.
-    fn stop<'a>(&'a self, container: &'a ContainerId) -> BoxFuture<'a, Result<(), FleetError>>;
+    /// Stops a container. One that is not there, or not there any more, is stopped already. `task` is the fleet's
+    /// own name for it, where the fleet has told it; never what a container says of itself, or one could have
+    /// another stopped.
+    fn stop<'a>(&'a self, container: &'a ContainerId, task: Option<&'a str>) -> BoxFuture<'a, Result<(), FleetError>>;
 
-    /// The containers that were started here and have not ended.
-    fn list(&self) -> BoxFuture<'_, Result<Vec<ContainerId>, FleetError>>;
+    /// What was started here and has not ended, what is still on its way included.
+    fn list(&self) -> BoxFuture<'_, Result<FleetListing, FleetError>>;
 }

@@ -6,7 +6,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
 use super::{Fleet, FleetError};
-use crate::container::LaunchSpec;
+use crate::container::{FleetListing, LaunchSpec};
 use crate::ids::ContainerId;
 
 /// For a home that can start no containers. Whoever uses it sets `max_containers` to 0, or reservations would
@@ -20,12 +20,12 @@ impl Fleet for NoFleet {
         ready(Err(FleetError { action: "starting a container", cause })).boxed()
     }
 
-    fn stop<'a>(&'a self, _: &'a ContainerId) -> BoxFuture<'a, Result<(), FleetError>> {
+    fn stop<'a>(&'a self, _: &'a ContainerId, _: Option<&'a str>) -> BoxFuture<'a, Result<(), FleetError>> {
         ready(Ok(())).boxed()
     }
 
-    fn list(&self) -> BoxFuture<'_, Result<Vec<ContainerId>, FleetError>> {
-        ready(Ok(Vec::new())).boxed()
+    fn list(&self) -> BoxFuture<'_, Result<FleetListing, FleetError>> {
+        ready(Ok(FleetListing::default())).boxed()
     }
 }
 
@@ -48,6 +48,6 @@ mod tests {
         };
         let refused = NoFleet.launch(&spec).await.expect_err("refused");
         assert!(refused.source().is_some_and(|cause| cause.to_string().contains("by hand")));
-        NoFleet.stop(&spec.container_id).await.expect("it is not there");
+        NoFleet.stop(&spec.container_id, None).await.expect("it is not there");
     }
 }

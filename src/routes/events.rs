@@ -102,7 +102,7 @@ async fn task_changed(app: &App, detail: &Value) -> Result<Value, EventError> {
     );
     // An error has the event delivered again: a container whose loss could not be written down is still held
     // to run its sessions.
-    lifecycle::lose_container(app, &container, None).await?;
+    lifecycle::lose_container(app, &container, detail["taskArn"].as_str(), None).await?;
     Ok(json!({ "ok": true, "containerId": container }))
 }
 

@@ -19,6 +19,7 @@ use tower::ServiceExt as _;
 use wallcrawler::app::App;
 use wallcrawler::clock::now_ms;
 use wallcrawler::config::Config;
+use wallcrawler::fleet::Fleet;
 use wallcrawler::fleet::local::{LocalFleet, LocalOptions};
 use wallcrawler::ids::ContainerId;
 use wallcrawler::routes::router;
@@ -113,6 +114,7 @@ pub async fn redis_command(client: &RedisClient, words: &[&str]) -> fred::types:
 
 /// The application on a Redis of its own, without a port.
 pub struct World {
+    pub app: App,
     pub router: Router,
     pub redis: Redis,
     follow: tokio::task::JoinHandle<()>,
@@ -155,10 +157,6 @@ impl World {
     }
 
     pub async fn on(redis: Redis, vars: &[(&str, &str)]) -> Self {
-        static LOG: OnceLock<()> = OnceLock::new();
-        LOG.get_or_init(|| wallcrawler::telemetry::init(false, Some("warn")));
-        let config = config(&redis, vars);
-        let prefix = config.key_prefix.clone();
         // A program that ends at once: what it was started for never comes.
         let options = LocalOptions {
             program: "true".into(),
@@ -167,9 +165,15 @@ impl World {
             die_with_us: true,
         };
         let (fleet, _) = LocalFleet::new(options);
-        let app = App::boot(config, &redis.url(), "http://127.0.0.1:1".to_owned(), Box::new(fleet), None)
-            .await
-            .expect("boots");
+        let config = config(&redis, vars);
+        Self::with_fleet(redis, config, Box::new(fleet)).await
+    }
+
+    pub async fn with_fleet(redis: Redis, config: Config, fleet: Box<dyn Fleet>) -> Self {
+        static LOG: OnceLock<()> = OnceLock::new();
+        LOG.get_or_init(|| wallcrawler::telemetry::init(false, Some("warn")));
+        let prefix = config.key_prefix.clone();
+        let app = App::boot(config, &redis.url(), "http://127.0.0.1:1".to_owned(), fleet, None).await.expect("boots");
         let (events, url) = (app.events.clone(), redis.url());
         let follow = tokio::spawn(async move { events.follow(url, prefix).await.expect("events can be followed") });
         let asking = redis.client().await;
@@ -178,7 +182,7 @@ impl World {
             if subscribers[1].as_u64() == Some(1) { Ok(()) } else { Err(format!("{subscribers:?}")) }
         })
         .await;
-        Self { router: router(app), redis, follow }
+        Self { router: router(app.clone()), app, redis, follow }
     }
 
     pub async fn send(&self, request: Request<Body>) -> Answer {

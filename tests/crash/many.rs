@@ -228,7 +228,7 @@ async fn two_hundred_sessions_leave_nothing_behind_whatever_became_of_them() {
     })
     .await;
     println!("all was gone after another {:?}", drained.elapsed());
-    assert_eq!(app.fleet.list().await.expect("it is known"), []);
+    assert_eq!(app.fleet.list().await.expect("it is known").tasks, []);
     stop.send(()).expect("it runs");
     running.await.expect("no panic").expect("a clean end");
     Arc::into_inner(scene).expect("nobody else has it").finish().await;

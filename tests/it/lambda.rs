@@ -1,6 +1,6 @@
 //! The Lambda home: every event AWS sends, through the adapter, with the answer that AWS expects.
 
-mod bootstrap;
+pub mod bootstrap;
 mod relay;
 mod websocket;
 
@@ -18,18 +18,18 @@ use wallcrawler::lambda;
 use crate::audit::Contents;
 use crate::world::{Redis, config, container_token};
 
-const HTTP_API: &str = include_str!("events/http_api.json");
+pub const HTTP_API: &str = include_str!("events/http_api.json");
 const HTTP_API_STAGE: &str = include_str!("events/http_api_stage.json");
 const REST_API: &str = include_str!("events/rest_api.json");
 const LOAD_BALANCER: &str = include_str!("events/load_balancer.json");
 const FUNCTION_URL: &str = include_str!("events/function_url.json");
-const SCHEDULE: &str = include_str!("events/schedule.json");
+pub const SCHEDULE: &str = include_str!("events/schedule.json");
 const TASK_STOPPED: &str = include_str!("events/task_stopped.json");
 const WEBSOCKET_CONNECT: &str = include_str!("events/websocket_connect.json");
 const WEBSOCKET_MESSAGE: &str = include_str!("events/websocket_message.json");
 const WEBSOCKET_DISCONNECT: &str = include_str!("events/websocket_disconnect.json");
 
-fn event(text: &str) -> Value {
+pub fn event(text: &str) -> Value {
     serde_json::from_str(text).expect("an event")
 }
 

@@ -3,6 +3,7 @@
 #[path = "../common/audit.rs"]
 mod audit;
 mod bad_input;
+mod ecs;
 mod emulator;
 #[cfg(feature = "lambda")]
 mod lambda;

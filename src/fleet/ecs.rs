@@ -1,0 +1,291 @@
+//! Containers as tasks on Fargate, each started by a `RunTask` of its own.
+//!
+//! Tasks that a service keeps running are not in here: they come to the registry by their first claim, as
+//! containers that are started by hand do, and are neither counted nor stopped.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_lc_rs::digest;
+use aws_sdk_ecs::Client;
+use aws_sdk_ecs::config::Builder;
+use aws_sdk_ecs::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_ecs::types::{
+    AssignPublicIp, AwsVpcConfiguration, CapacityProviderStrategyItem, ContainerOverride, DesiredStatus, KeyValuePair,
+    LaunchType, NetworkConfiguration, Tag, Task, TaskOverride,
+};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio::sync::OnceCell;
+
+use super::{Fleet, FleetError};
+use crate::clock::now_ms;
+use crate::config::EcsOptions;
+use crate::container::{FleetListing, FleetTask, LaunchSpec};
+use crate::hex;
+use crate::ids::ContainerId;
+
+/// A create waits for `RunTask`, which answers within some hundred milliseconds. Whoever creates must not wait much
+/// longer, however ECS is: the next look is the retry.
+const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// All the calls for one listing.
+const LIST_TIMEOUT: Duration = Duration::from_secs(8);
+/// The most `DescribeTasks` takes, and `ListTasks` gives.
+const PAGE: usize = 100;
+/// So that people find a container's task.
+const CONTAINER_TAG: &str = "wallcrawler:container";
+
+/// What ECS said, or did not say.
+#[derive(Debug, thiserror::Error)]
+enum EcsError {
+    /// Throttling, missing permissions and a wrong configuration among them: the code says which.
+    #[error("ECS refused: {code}: {message}")]
+    Refused { code: String, message: String },
+    /// What `RunTask` says of a task in an answer that is itself a success: no capacity, for one.
+    #[error("ECS could not place the task: {reason}{detail}")]
+    NotPlaced { reason: String, detail: String },
+    #[error("ECS did not answer: {0}; what was asked of it may have been done")]
+    NoAnswer(&'static str, #[source] Box<dyn StdError + Send + Sync>),
+    #[error("ECS answered without a task and without a failure")]
+    Empty,
+    #[error("ECS took longer than {} s to list its tasks", LIST_TIMEOUT.as_secs())]
+    SlowList,
+}
+
+impl<E, R> From<SdkError<E, R>> for EcsError
+where
+    E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
+    R: fmt::Debug + Send + Sync + 'static,
+{
+    fn from(error: SdkError<E, R>) -> Self {
+        if let Some(refusal) = error.as_service_error() {
+            return Self::Refused {
+                code: refusal.code().unwrap_or("an error without a code").to_owned(),
+                message: refusal.message().unwrap_or("no message").to_owned(),
+            };
+        }
+        let what = match &error {
+            SdkError::TimeoutError(_) => "in time",
+            SdkError::DispatchFailure(_) => "as the connection failed",
+            SdkError::ConstructionFailure(_) => "as it could not be asked",
+            _ => "in a way that can be read",
+        };
+        Self::NoAnswer(what, error.into())
+    }
+}
+
+/// The tasks that this deployment has started in a cluster.
+pub struct EcsFleet {
+    options: EcsOptions,
+    /// By which this deployment's tasks are told from others in the cluster.
+    started_by: String,
+    /// Made when it is first needed: most invocations start nothing, and none should wait for what it does not need.
+    client: OnceCell<Client>,
+}
+
+impl EcsFleet {
+    /// `deployment` is what this control plane has in common with all its processes, and with no other one: other
+    /// deployments' tasks in the same cluster must be none of its affairs.
+    pub fn new(options: EcsOptions, deployment: &[&str]) -> Self {
+        Self { started_by: started_by(deployment), options, client: OnceCell::new() }
+    }
+
+    /// With access to AWS that was set up elsewhere, and not from this process's environment.
+    pub fn with_access(options: EcsOptions, deployment: &[&str], access: &SdkConfig) -> Self {
+        let client = Client::from_conf(bounded(access));
+        Self { client: OnceCell::new_with(Some(client)), ..Self::new(options, deployment) }
+    }
+
+    async fn client(&self) -> &Client {
+        self.client
+            .get_or_init(|| async {
+                let region = Region::new(self.options.region.clone());
+                let access = aws_config::defaults(BehaviorVersion::latest()).region(region).load().await;
+                Client::from_conf(bounded(&access))
+            })
+            .await
+    }
+
+    async fn run_task(&self, spec: &LaunchSpec) -> Result<(), EcsError> {
+        let variable = |(name, value): (&str, String)| KeyValuePair::builder().name(name).value(value).build();
+        let container = ContainerOverride::builder()
+            .name(&self.options.container_name)
+            .set_environment(Some(spec.env().into_iter().map(variable).collect()))
+            .build();
+        // One call could start ten, but they would all get the same overrides, and each container has an id and a
+        // token of its own.
+        let call = self
+            .client()
+            .await
+            .run_task()
+            .cluster(&self.options.cluster)
+            .task_definition(&self.options.task_definition)
+            .count(1)
+            .client_token(spec.container_id.as_str())
+            .started_by(&self.started_by)
+            .tags(Tag::builder().key(CONTAINER_TAG).value(spec.container_id.as_str()).build())
+            .network_configuration(self.network())
+            .overrides(TaskOverride::builder().container_overrides(container).build());
+        let call = match self.capacity_providers() {
+            Some(strategy) => call.set_capacity_provider_strategy(Some(strategy)),
+            None => call.launch_type(LaunchType::Fargate),
+        };
+        // An answer that is lost leaves a task that may come although its reservation was given back, and the next
+        // look starts another in its stead. If there is room when the first one comes it takes part, and one of the
+        // two is idle in the end and drained; if not, its claim is answered `surplus`, and it ends by itself. One
+        // that never claims is found by the reconciliation. Keeping the reservation instead would have every session
+        // wait for a task that most likely does not exist until `START_TIMEOUT_SECONDS` are over.
+        let answer = call.send().await?;
+        if let Some(failure) = answer.failures().first() {
+            return Err(EcsError::NotPlaced {
+                reason: failure.reason().unwrap_or("no reason given").to_owned(),
+                detail: failure.detail().map(|detail| format!(" ({detail})")).unwrap_or_default(),
+            });
+        }
+        let task = answer.tasks().first().ok_or(EcsError::Empty)?;
+        tracing::info!(container.id = %spec.container_id, task.arn = task.task_arn(), "task started");
+        Ok(())
+    }
+
+    fn network(&self) -> NetworkConfiguration {
+        let public = if self.options.assign_public_ip { AssignPublicIp::Enabled } else { AssignPublicIp::Disabled };
+        let vpc = AwsVpcConfiguration::builder()
+            .set_subnets(Some(self.options.subnets.clone()))
+            .set_security_groups(Some(self.options.security_groups.clone()))
+            .assign_public_ip(public)
+            .build()
+            .expect("the subnets are set");
+        NetworkConfiguration::builder().awsvpc_configuration(vpc).build()
+    }
+
+    /// `None`: plain Fargate.
+    fn capacity_providers(&self) -> Option<Vec<CapacityProviderStrategyItem>> {
+        let item = |(name, weight): &(String, i32)| {
+            CapacityProviderStrategyItem::builder()
+                .capacity_provider(name)
+                .weight(*weight)
+                .build()
+                .expect("the name is set")
+        };
+        let providers = &self.options.capacity_providers;
+        (!providers.is_empty()).then(|| providers.iter().map(item).collect())
+    }
+
+    async fn stop_task(&self, container: &ContainerId, known: Option<&str>) -> Result<(), EcsError> {
+        // What it was called at its start is known only to the process that started it.
+        let tasks = match known {
+            Some(task) => vec![task.to_owned()],
+            None => {
+                let tasks = self.tasks().await?.into_iter().filter(|task| task.container == *container);
+                tasks.filter_map(|task| task.task).collect()
+            }
+        };
+        for task in tasks {
+            let call = self.client().await.stop_task().cluster(&self.options.cluster).task(&task);
+            let answer = call.reason("stopped by wallcrawler: its container was given up").send().await;
+            match answer.map_err(EcsError::from) {
+                Ok(_) => tracing::info!(container.id = %container, task.arn = task, "task stopped"),
+                // ECS forgets tasks an hour after their end.
+                Err(EcsError::Refused { code, message })
+                    if code == "InvalidParameterException" && message.contains("not found") => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// This deployment's tasks that have not stopped and are not meant to.
+    async fn tasks(&self) -> Result<Vec<FleetTask>, EcsError> {
+        tokio::time::timeout(LIST_TIMEOUT, self.all_tasks()).await.unwrap_or(Err(EcsError::SlowList))
+    }
+
+    async fn all_tasks(&self) -> Result<Vec<FleetTask>, EcsError> {
+        let client = self.client().await;
+        let mut arns = Vec::new();
+        let mut next = None;
+        loop {
+            // With `startedBy`, ECS takes no other filter. What is desired to run includes what is being started.
+            let call = client.list_tasks().cluster(&self.options.cluster).started_by(&self.started_by);
+            let page = call.desired_status(DesiredStatus::Running).set_next_token(next).send().await?;
+            arns.extend(page.task_arns().iter().cloned());
+            next = page.next_token().filter(|token| !token.is_empty()).map(str::to_owned);
+            if next.is_none() {
+                break;
+            }
+        }
+        let mut tasks = Vec::with_capacity(arns.len());
+        for page in arns.chunks(PAGE) {
+            let call = client.describe_tasks().cluster(&self.options.cluster).set_tasks(Some(page.to_vec()));
+            tasks.extend(call.send().await?.tasks().iter().filter_map(|task| self.container_of(task)));
+        }
+        Ok(tasks)
+    }
+
+    /// What the task was told to be. `None` if it is over, or nothing of ours.
+    fn container_of(&self, task: &Task) -> Option<FleetTask> {
+        if task.started_by() != Some(&self.started_by) || task.desired_status() == Some("STOPPED") {
+            return None;
+        }
+        let overrides = task.overrides()?.container_overrides();
+        let mut variables = overrides.iter().flat_map(ContainerOverride::environment);
+        let id = variables.find(|variable| variable.name() == Some("CONTAINER_ID"))?.value()?;
+        // One whose age is not told counts as new.
+        let created_at_ms = task.created_at().and_then(|at| at.to_millis().ok()?.try_into().ok());
+        Some(FleetTask {
+            container: id.parse().ok()?,
+            task: Some(task.task_arn()?.to_owned()),
+            started_at_ms: created_at_ms.unwrap_or_else(now_ms),
+        })
+    }
+}
+
+/// At most 128 letters, digits, `-`, `_` and `/`, says ECS.
+fn started_by(deployment: &[&str]) -> String {
+    let hash = digest::digest(&digest::SHA256, deployment.join("\n").as_bytes());
+    format!("wallcrawler-{}", hex::encode(&hash.as_ref()[..8]))
+}
+
+/// One attempt, which is soon over: the next look is the retry, and knocking at once where too many do gains nothing.
+fn bounded(access: &SdkConfig) -> aws_sdk_ecs::Config {
+    let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_timeout(CALL_TIMEOUT).build();
+    Builder::from(access).timeout_config(timeouts).retry_config(RetryConfig::disabled()).build()
+}
+
+impl Fleet for EcsFleet {
+    fn launch<'a>(&'a self, spec: &'a LaunchSpec) -> BoxFuture<'a, Result<(), FleetError>> {
+        let failed = |error: EcsError| FleetError { action: "starting a task", cause: error.into() };
+        async move { self.run_task(spec).await.map_err(failed) }.boxed()
+    }
+
+    fn stop<'a>(&'a self, container: &'a ContainerId, task: Option<&'a str>) -> BoxFuture<'a, Result<(), FleetError>> {
+        let failed = |error: EcsError| FleetError { action: "stopping a task", cause: error.into() };
+        async move { self.stop_task(container, task).await.map_err(failed) }.boxed()
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<FleetListing, FleetError>> {
+        let failed = |error: EcsError| FleetError { action: "listing the tasks", cause: error.into() };
+        async move {
+            let taken_at_ms = now_ms();
+            Ok(FleetListing { taken_at_ms, whole: true, tasks: self.tasks().await.map_err(failed)? })
+        }
+        .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deployments_are_told_apart_in_a_form_that_ecs_takes() {
+        let name = started_by(&["redis://a:6379", "", "https://api"]);
+        assert_eq!(name, started_by(&["redis://a:6379", "", "https://api"]));
+        assert_ne!(name, started_by(&["redis://a:6379", "b", "https://api"]));
+        assert!(name.len() <= 36 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'), "{name}");
+    }
+}

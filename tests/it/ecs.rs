@@ -1,0 +1,389 @@
+//! The fleet of Fargate tasks, on a stand-in for ECS that speaks its protocol.
+
+mod moto;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use aws_sdk_ecs::types::{AssignPublicIp, LaunchType};
+use serde_json::{Value, json};
+use wallcrawler::app::App;
+use wallcrawler::clock::now_ms;
+use wallcrawler::config::Config;
+use wallcrawler::container::LaunchSpec;
+use wallcrawler::fleet::Fleet as _;
+use wallcrawler::fleet::ecs::EcsFleet;
+use wallcrawler::ids::ContainerId;
+use wallcrawler::scaling;
+
+use self::moto::{Fault, Moto, variable};
+use crate::audit::Contents;
+use crate::world::{Redis, World, claimed, config, redis_command};
+
+fn fleet(moto: &Moto, config: &Config) -> EcsFleet {
+    EcsFleet::with_access(config.ecs.clone().expect("configured"), &config.deployment(), &moto.access)
+}
+
+/// A control plane whose containers are tasks.
+async fn world(moto: &Moto, vars: &[(&str, &str)]) -> World {
+    let redis = Redis::start();
+    let config = config(&redis, &[&moto.vars(), vars].concat());
+    let fleet = fleet(moto, &config);
+    World::with_fleet(redis, config, Box::new(fleet)).await
+}
+
+/// A look that asks the fleet, however short ago that was asked.
+async fn look(world: &World) -> scaling::Plan {
+    *world.app.listed.lock().expect("not poisoned") = (0, None);
+    scaling::tick(&world.app).await.expect("redis answers")
+}
+
+async fn contents(world: &World) -> Contents {
+    Contents::read(&world.redis.client().await).await
+}
+
+async fn reserved(world: &World) -> BTreeSet<String> {
+    let contents = contents(world).await;
+    contents.check();
+    contents.sorted.get("containers-starting").into_iter().flatten().map(|(id, _)| id.clone()).collect()
+}
+
+async fn create_many(world: &World, count: usize) {
+    let created =
+        futures_util::future::join_all((0..count).map(async |_| world.client("key-one").create().await)).await;
+    assert_eq!(created.into_iter().collect::<BTreeSet<_>>().len(), count);
+}
+
+/// A container that was launched comes, and takes what there is room for.
+async fn come(world: &World, id: &str, max: u32) -> Value {
+    let request = json!({
+        "containerId": id, "currentSessions": 0, "maxSessions": max, "sessionIds": [], "address": "127.0.0.1:9",
+        "launched": true,
+    });
+    world.container(id).post("/sessions/claim", &request).await.body
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_creates_at_once_start_ten_tasks() {
+    let moto = Moto::start().await;
+    let world = world(&moto, &[("MAX_CONTAINERS", "50"), ("MAX_SESSIONS_PER_CONTAINER", "20")]).await;
+    create_many(&world, 200).await;
+    assert_eq!(moto.run_tasks().len(), 10);
+    assert_eq!(moto.containers().await, reserved(&world).await.into_iter().collect::<Vec<_>>());
+    assert!(look(&world).await.is_idle(), "and a look starts no more");
+    assert_eq!(moto.run_tasks().len(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_tasks_are_started_than_there_may_be_and_the_rest_waits() {
+    let moto = Moto::start().await;
+    let world = world(&moto, &[("MAX_CONTAINERS", "5"), ("MAX_SESSIONS_PER_CONTAINER", "20")]).await;
+    create_many(&world, 200).await;
+    let plan = look(&world).await;
+    assert_eq!((moto.run_tasks().len(), plan.start), (5, 0));
+    let mut served = 0;
+    for id in moto.containers().await {
+        served += claimed(&come(&world, &id, 20).await).len();
+    }
+    assert_eq!((served, contents(&world).await.queue().len()), (100, 100));
+}
+
+#[tokio::test]
+async fn a_task_is_told_what_every_container_is_told_and_where_it_belongs() {
+    let moto = Moto::start().await;
+    let special = [("ASSIGN_PUBLIC_IP", "true"), ("WARM_BROWSERS", "3"), ("HEARTBEAT_SECONDS", "7")];
+    let world = world(&moto, &special).await;
+    world.client("key-one").create().await;
+    let asked = moto.run_tasks().remove(0);
+    let environment = asked["overrides"]["containerOverrides"][0]["environment"].as_array().expect("variables");
+    let told: Vec<(&str, &str)> = environment
+        .iter()
+        .map(|variable| (variable["name"].as_str().expect("a name"), variable["value"].as_str().expect("a value")))
+        .collect();
+    let id = told[0].1;
+    let token = told[1].1;
+    assert_eq!(
+        told,
+        [
+            ("CONTAINER_ID", id),
+            ("CONTAINER_TOKEN", token),
+            ("CONTAINER_LAUNCHED", "true"),
+            ("API_ENDPOINT", "https://api.example.com/prod"),
+            ("MAX_SESSIONS", "20"),
+            ("WARM_BROWSERS", "3"),
+            ("HEARTBEAT_SECONDS", "7"),
+        ]
+    );
+    assert_eq!(asked["overrides"]["containerOverrides"][0]["name"], "browser");
+    assert_eq!((&asked["count"], &asked["clientToken"]), (&json!(1), &json!(id)));
+    assert_eq!(asked["tags"], json!([{"key": "wallcrawler:container", "value": id}]));
+    assert!(asked["startedBy"].as_str().is_some_and(|by| by.starts_with("wallcrawler-")), "{asked}");
+    assert_eq!(asked["launchType"], LaunchType::Fargate.as_str());
+    let network = &asked["networkConfiguration"]["awsvpcConfiguration"];
+    assert_eq!(network["assignPublicIp"], AssignPublicIp::Enabled.as_str());
+    assert_eq!(network["securityGroups"], json!(["sg-12345678"]));
+    // What it was given opens the door for it.
+    let request = json!({"containerId": id, "currentSessions": 0, "maxSessions": 1, "launched": true});
+    let caller = world.container(id).with("authorization", format!("Bearer {token}"));
+    assert_eq!(claimed(&caller.post("/sessions/claim", &request).await.body).len(), 1);
+}
+
+/// moto refuses them for what they are: it knows no Fargate without its launch type. What was asked for is enough here.
+#[tokio::test]
+async fn capacity_providers_take_the_place_of_the_launch_type() {
+    let moto = Moto::start().await;
+    moto.next_run_tasks([Some(Fault::NotPlaced)]);
+    let world = world(&moto, &[("ECS_CAPACITY_PROVIDERS", "FARGATE_SPOT:4,FARGATE:1")]).await;
+    world.client("key-one").create().await;
+    let asked = moto.run_tasks().remove(0);
+    let strategy = json!([
+        {"capacityProvider": "FARGATE_SPOT", "weight": 4}, {"capacityProvider": "FARGATE", "weight": 1},
+    ]);
+    assert_eq!((&asked["capacityProviderStrategy"], asked.get("launchType")), (&strategy, None));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_session_is_lost_while_every_second_launch_fails_and_no_task_is_left_over() {
+    let moto = Moto::start().await;
+    let world = world(&moto, &[("MAX_CONTAINERS", "10"), ("MAX_SESSIONS_PER_CONTAINER", "20")]).await;
+    let faults = [Fault::ServerError, Fault::Throttled, Fault::NotPlaced, Fault::Cut, Fault::AnswerLost];
+    moto.next_run_tasks(faults.iter().cycle().take(30).flat_map(|fault| [Some(*fault), None]));
+    create_many(&world, 200).await;
+    for _ in 0..10 {
+        if reserved(&world).await.len() == 10 {
+            break;
+        }
+        look(&world).await;
+    }
+    let reserved = reserved(&world).await;
+    let running = moto.containers().await;
+    assert_eq!(reserved.len(), 10);
+    assert!(reserved.iter().all(|id| running.contains(id)), "each reservation has its task");
+    assert!(running.len() > 10, "some answers were lost, and their tasks came: {running:?}");
+    let mut served = BTreeSet::new();
+    for id in &reserved {
+        served.extend(claimed(&come(&world, id, 20).await));
+    }
+    assert_eq!((served.len(), contents(&world).await.queue().len()), (200, 0));
+    // One of the tasks that came in vain asks for work, and is told to go; the others say nothing.
+    let vain = running.iter().find(|id| !reserved.contains(*id)).expect("one too many");
+    assert_eq!(come(&world, vain, 20).await["drain"], true);
+    assert!(look(&world).await.stop.is_empty(), "they may still be on their way");
+    moto.age_tasks(Duration::from_secs(121));
+    unwatched_no_more(&world).await;
+    assert_eq!(look(&world).await.stop.len(), running.len() - 10);
+    assert_eq!(moto.containers().await, reserved.into_iter().collect::<Vec<_>>());
+    assert!(look(&world).await.is_idle());
+    contents(&world).await.check();
+}
+
+/// As if there had been looks all the time.
+async fn unwatched_no_more(world: &World) {
+    let redis = world.redis.client().await;
+    redis_command(
+        &redis,
+        &["HSET", "fleet", "watchedSince", &(now_ms() - 60_000).to_string(), "lookedAt", &now_ms().to_string()],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn an_ecs_that_does_not_answer_holds_no_create_for_long_and_gets_no_reservation() {
+    let moto = Moto::start().await;
+    let world = world(&moto, &[]).await;
+    moto.next_run_tasks([Some(Fault::Silence)]);
+    let asked = Instant::now();
+    world.client("key-one").create().await;
+    assert!(asked.elapsed() < Duration::from_millis(3_500), "it took {:?}", asked.elapsed());
+    assert_eq!(reserved(&world).await.len(), 0);
+    assert_eq!(look(&world).await.start, 1, "the next look is the retry");
+    assert_eq!(moto.containers().await, reserved(&world).await.into_iter().collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_during_the_launch_leaves_no_reservation() {
+    let moto = Moto::start().await;
+    let world = world(&moto, &[]).await;
+    moto.next_run_tasks([Some(Fault::Silence)]);
+    let client = world.client("key-one");
+    let hung_up = tokio::time::timeout(Duration::from_millis(500), client.create()).await;
+    assert!(hung_up.is_err() && reserved(&world).await.len() == 1);
+    let first = reserved(&world).await;
+    look(&world).await;
+    let second = reserved(&world).await;
+    assert!(second.len() == 1 && second != first, "another is started");
+    assert_eq!(contents(&world).await.queue().len(), 1, "its session is kept");
+}
+
+#[tokio::test]
+async fn a_task_is_stopped_however_often_and_whether_or_not_its_name_is_known() {
+    let moto = Moto::start().await;
+    let redis = Redis::start();
+    let config = config(&redis, &moto.vars());
+    let fleet = fleet(&moto, &config);
+    let specs: Vec<_> = (0..6).map(|_| spec()).collect();
+    for spec in &specs {
+        fleet.launch(spec).await.expect("started");
+    }
+    let listing = fleet.list().await.expect("listed");
+    assert!(listing.whole && listing.tasks.len() == 6, "over all pages: {listing:?}");
+    let one = &listing.tasks[0];
+    for _ in 0..2 {
+        fleet.stop(&one.container, one.task.as_deref()).await.expect("stopped");
+    }
+    let other = &listing.tasks[5];
+    for _ in 0..2 {
+        fleet.stop(&other.container, None).await.expect("stopped");
+    }
+    fleet.stop(&ContainerId::random(), None).await.expect("it is not there");
+    let left: BTreeSet<_> = fleet.list().await.expect("listed").tasks.into_iter().map(|task| task.container).collect();
+    let expected: BTreeSet<_> = listing.tasks[1..5].iter().map(|task| task.container.clone()).collect();
+    assert_eq!(left, expected);
+}
+
+fn spec() -> LaunchSpec {
+    LaunchSpec {
+        container_id: ContainerId::random(),
+        token: "a token".to_owned(),
+        api_endpoint: "https://api.example.com".to_owned(),
+        max_sessions: 1,
+        warm_browsers: 0,
+        heartbeat: Duration::from_secs(5),
+    }
+}
+
+#[tokio::test]
+async fn a_task_that_nobody_knows_is_stopped_if_it_had_its_time_and_is_ours() {
+    let moto = Moto::start().await;
+    let world = world(&moto, &[]).await;
+    let other = Redis::start();
+    let of_others = fleet(&moto, &config(&other, &moto.vars()));
+    let (stray, foreign) = (spec(), spec());
+    world.app.fleet.launch(&stray).await.expect("started");
+    of_others.launch(&foreign).await.expect("started");
+    world.client("key-one").create().await;
+    let ours: String = reserved(&world).await.into_iter().next().expect("reserved");
+    come(&world, &ours, 20).await;
+    let all = moto.containers().await;
+    assert_eq!(all.len(), 3);
+
+    unwatched_no_more(&world).await;
+    assert!(look(&world).await.stop.is_empty(), "it is young");
+    moto.age_tasks(Duration::from_secs(121));
+    // Redis has lost its memory, or nobody has looked: who is known is not known yet.
+    let redis = world.redis.client().await;
+    redis_command(&redis, &["HSET", "fleet", "watchedSince", &now_ms().to_string()]).await;
+    let plan = look(&world).await;
+    assert!(plan.stop.is_empty() && plan.wants_watch(), "{plan:?}");
+    assert_eq!(moto.containers().await, all);
+    unwatched_no_more(&world).await;
+    // Not asked anew: what the fleet said last is still to be judged.
+    let plan = scaling::tick(&world.app).await.expect("redis answers");
+    assert_eq!(plan.stop.iter().map(|task| &task.container).collect::<Vec<_>>(), [&stray.container_id]);
+    let left: BTreeSet<_> = moto.containers().await.into_iter().collect();
+    assert_eq!(left, [ours, foreign.container_id.to_string()].into());
+}
+
+#[tokio::test]
+async fn a_container_whose_task_is_gone_is_lost_and_its_session_waits_again() {
+    let moto = Moto::start().await;
+    let world = world(&moto, &[]).await;
+    let session = world.client("key-one").create().await;
+    let id: String = reserved(&world).await.into_iter().next().expect("reserved");
+    assert_eq!(claimed(&come(&world, &id, 20).await), [session.clone()]);
+    moto.end_task(&id).await;
+    unwatched_no_more(&world).await;
+    let redis = world.redis.client().await;
+    let key = format!("container:{id}");
+    let (registered, heard) = ((now_ms() - 120_000).to_string(), (now_ms() - 8_000).to_string());
+    let hear = async |at: &str| {
+        redis_command(&redis, &["ZADD", "containers", at, &id]).await;
+        redis_command(&redis, &["HSET", &key, "lastHeartbeat", at]).await;
+    };
+    hear(&heard).await;
+    assert!(look(&world).await.gone.is_empty(), "the listing may not have it yet");
+    redis_command(&redis, &["HSET", &key, "startedAt", &registered]).await;
+    hear(&now_ms().to_string()).await;
+    assert!(look(&world).await.gone.is_empty(), "it is heard");
+    hear(&heard).await;
+    let plan = look(&world).await;
+    assert_eq!(plan.gone.iter().map(ToString::to_string).collect::<Vec<_>>(), [id]);
+    let contents = contents(&world).await;
+    assert_eq!(contents.queue(), [session]);
+    contents.check();
+    assert_eq!(plan.start, 1, "and for it another is started");
+    assert_eq!(moto.containers().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_looks_at_the_same_moment_start_no_task_too_many() {
+    let moto = Moto::start().await;
+    let first = world(&moto, &[]).await;
+    // All launches fail at first, so that everything is left to the looks.
+    moto.next_run_tasks([Some(Fault::Throttled); 200]);
+    create_many(&first, 90).await;
+    moto.next_run_tasks([]);
+    let before = moto.run_tasks().len();
+    assert_eq!(reserved(&first).await.len(), 0);
+    let config = config(&first.redis, &moto.vars());
+    let fleet = Box::new(fleet(&moto, &config));
+    let other = App::boot(config, &first.redis.url(), String::new(), fleet, None).await.expect("boots");
+    let looks = (0..4).map(|number| if number % 2 == 0 { scaling::tick(&first.app) } else { scaling::tick(&other) });
+    for plan in futures_util::future::join_all(looks).await {
+        plan.expect("redis answers");
+    }
+    assert_eq!(moto.run_tasks().len() - before, 5, "90 sessions, 20 a container");
+    assert_eq!(moto.containers().await.len(), 5);
+}
+
+/// The built program as Lambda starts it, which finds its way to ECS by the environment alone.
+#[cfg(feature = "lambda")]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_function_starts_tasks_and_never_says_their_tokens() {
+    use std::process::Stdio;
+
+    use crate::lambda::{HTTP_API, SCHEDULE, bootstrap, event};
+    use crate::runtime_api::RuntimeApi;
+    use crate::world::SECRET;
+
+    let moto = Moto::start().await;
+    let redis = Redis::start();
+    let (api, address) = RuntimeApi::start().await;
+    let (url, access) = (redis.url(), moto.access_vars());
+    let own = [
+        ("ENVIRONMENT", "prod"),
+        ("REDIS_ENDPOINT", url.as_str()),
+        ("API_KEYS", "key-one"),
+        ("JWE_SECRET", SECRET),
+        ("CDP_ENDPOINT", "cdp.example.com"),
+        ("RUST_LOG", "trace"),
+    ];
+    let vars = [&own[..], &moto.vars(), &access].concat();
+    let log = redis.dir.join("log");
+    let stderr = std::fs::File::create(&log).expect("a file");
+    let out = stderr.try_clone().expect("a file");
+    let mut child = bootstrap::bootstrap(&address, &vars)
+        .stdout(Stdio::from(out))
+        .stderr(Stdio::from(stderr))
+        .spawn()
+        .expect("the program is built");
+    moto.next_run_tasks([None, Some(Fault::Throttled)]);
+    for _ in 0..25 {
+        assert_eq!(api.invoke(&event(HTTP_API)).await.expect("an answer")["statusCode"], 201);
+    }
+    assert_eq!(moto.run_tasks().len(), 3, "the second was refused, and the next create has asked again");
+    assert_eq!(api.invoke(&event(SCHEDULE)).await.expect("done")["ok"], true);
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+    let tasks = moto.tasks().await;
+    assert_eq!(tasks.len(), 2);
+    let log = std::fs::read_to_string(&log).expect("a log");
+    assert!(log.contains("task started") && log.contains("ThrottlingException"), "{log}");
+    for asked in moto.run_tasks() {
+        let token = asked["overrides"]["containerOverrides"][0]["environment"][1]["value"].as_str().expect("a token");
+        assert!(token.len() > 100 && !log.contains(token), "a token is in the log");
+    }
+    for task in tasks {
+        assert!(!variable(&task, "CONTAINER_TOKEN").is_empty());
+    }
+}
