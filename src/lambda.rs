@@ -137,7 +137,7 @@ impl Entry {
             return Ok(Json(done).into_response());
         }
         let (router, is_message) = match request.request_context_ref() {
-            Some(RequestContext::WebSocket(context)) => (&self.gateway, gateway::is_message(&context)),
+            Some(RequestContext::WebSocket(context)) => (&self.gateway, gateway::is_message(context)),
             _ => (&self.router, false),
         };
         let routed = router.clone().oneshot(as_sent(request)).await;
