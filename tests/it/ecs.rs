@@ -290,7 +290,7 @@ async fn a_container_whose_task_is_gone_is_lost_and_its_session_waits_again() {
     let world = world(&moto, &[]).await;
     let session = world.client("key-one").create().await;
     let id: String = reserved(&world).await.into_iter().next().expect("reserved");
-    assert_eq!(claimed(&come(&world, &id, 20).await), [session.clone()]);
+    assert_eq!(claimed(&come(&world, &id, 20).await), std::slice::from_ref(&session));
     moto.end_task(&id).await;
     unwatched_no_more(&world).await;
     let redis = world.redis.client().await;
