@@ -203,6 +203,6 @@ fn claim_request(agent: &Agent, phase: ContainerPhase, wait_seconds: u64) -> Cla
         session_ids: Some(agent.held.session_ids()),
         phase,
         launched: agent.config.launched,
-        task_arn: agent.config.task_arn.clone(),
+        task_arn: agent.task_arn.clone(),
     }
 }

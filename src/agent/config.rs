@@ -34,8 +34,9 @@ pub struct AgentConfig {
     pub workdir: PathBuf,
     /// Whether the control plane started this container.
     pub launched: bool,
-    /// On a task nothing else is on the loopback interface, so pages are kept off it.
-    pub task_arn: Option<String>,
+    /// Where a task on ECS is told what it is. On one, nothing else is on the loopback interface, so pages are kept off
+    /// it.
+    pub task_metadata: Option<String>,
     /// How long running sessions may go on after a shutdown was asked for.
     pub drain_timeout: Duration,
     /// After so long without a message a gateway client is sent one.
@@ -55,7 +56,7 @@ impl fmt::Debug for AgentConfig {
             .field("advertise", &self.advertise)
             .field("workdir", &self.workdir)
             .field("launched", &self.launched)
-            .field("task_arn", &self.task_arn)
+            .field("task_metadata", &self.task_metadata)
             .field("drain_timeout", &self.drain_timeout)
             .field("gateway_idle_beat", &self.gateway_idle_beat)
             .finish_non_exhaustive()
@@ -116,7 +117,7 @@ impl AgentConfig {
             advertise,
             search: SearchPlaces::read(lookup),
             launched,
-            task_arn: None,
+            task_metadata: env.text("ECS_CONTAINER_METADATA_URI_V4"),
             drain_timeout,
             gateway_idle_beat: IDLE_BEAT,
         })
@@ -147,7 +148,7 @@ mod tests {
             search: SearchPlaces::default(),
             workdir: "/nowhere".into(),
             launched: false,
-            task_arn: None,
+            task_metadata: None,
             drain_timeout: Duration::ZERO,
             gateway_idle_beat: IDLE_BEAT,
         };

@@ -18,6 +18,7 @@ mod gateway;
 mod held;
 mod life;
 mod relay;
+mod task;
 mod warm;
 mod window;
 
@@ -64,6 +65,7 @@ pub(crate) struct Agent {
     config: AgentConfig,
     /// Under which the proxy reaches `routes`.
     address: String,
+    task_arn: Option<String>,
     api: Api,
     browsers: Found,
     surroundings: Surroundings,
@@ -114,13 +116,18 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
     blocking(move || sweep::occupy(&workdir)).await.map_err(|error| unusable(&config.workdir, error))?;
     prepare_process();
 
+    let task_arn = match &config.task_metadata {
+        Some(metadata) => task::task_arn(metadata).await,
+        None => None,
+    };
     let agent = Arc::new(Agent {
+        task_arn,
         address: address::advertised(config.advertise.as_deref(), bound, &config.api_endpoint),
         api,
         browsers,
         surroundings: Surroundings {
             root: rustix::process::geteuid().is_root(),
-            closed_loopback: config.task_arn.is_some(),
+            closed_loopback: config.task_metadata.is_some(),
         },
         learned: Learned::default(),
         held: Held::new(config.max_sessions),

@@ -37,7 +37,7 @@ pub fn config(plane: &ControlPlane) -> AgentConfig {
         advertise: None,
         search: places(),
         launched: true,
-        task_arn: None,
+        task_metadata: None,
         drain_timeout: Duration::from_millis(200),
         gateway_idle_beat: Duration::from_secs(60),
     }

@@ -299,11 +299,33 @@ async fn the_page_measures_what_was_asked_for_in_both_builds() {
     container.stop().await;
 }
 
+const TASK: &str = "arn:aws:ecs:eu-central-1:111122223333:task/wallcrawler/0f1e2d3c4b5a69788796a5b4c3d2e1f0";
+
+/// What a task on ECS can ask about itself. The first time it is not ready yet.
+async fn task_metadata() -> String {
+    let asked = std::sync::atomic::AtomicBool::new(false);
+    let asked = std::sync::Arc::new(asked);
+    let answer = async move || {
+        if !asked.swap(true, std::sync::atomic::Ordering::Relaxed) {
+            return Err(axum::http::StatusCode::NOT_FOUND);
+        }
+        Ok(axum::Json(json!({ "Cluster": "wallcrawler", "TaskARN": TASK, "Family": "wallcrawler-browser" })))
+    };
+    let router = axum::Router::new().route("/v4/some-container/task", axum::routing::get(answer));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let serve = wallcrawler::native::serve(listener, router, Default::default(), std::future::pending());
+    tokio::spawn(async move { serve.await.expect("serves") });
+    format!("http://{address}/v4/some-container")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_cannot_reach_what_a_task_keeps_on_loopback_or_the_metadata_addresses() {
     let plane = ControlPlane::start().await;
-    let container =
-        Container::start(wallcrawler::agent::AgentConfig { task_arn: Some("arn:test".into()), ..config(&plane) });
+    let metadata = task_metadata().await;
+    let on_ecs = wallcrawler::agent::AgentConfig { task_metadata: Some(metadata), ..config(&plane) };
+    let container = Container::start(on_ecs);
+    plane.claim_where("it says which task it is", |claim| claim.task_arn.as_deref() == Some(TASK)).await;
     let port = plane.endpoint.rsplit_once(':').expect("a port").1;
     for browser in ["headless-shell", "chromium"] {
         let session = plane.hand_out(json!({"browser": browser}), 1, HOUR);
