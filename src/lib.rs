@@ -11,7 +11,7 @@
 //! - **Seams**: [`app`] holds them together; [`store`] (Redis), [`fleet`] (what runs containers), [`push`] (clients
 //!   whose sockets a gateway holds), [`container_client`] (their containers), [`upgrade`] and [`splice`] (sockets).
 //! - **Types**: [`ids`], [`session`], [`container`], [`protocol`], [`browser_settings`], [`tokens`],
-//!   [`api_keys`], [`addresses`], [`config`], [`clock`].
+//!   [`api_keys`], [`addresses`], [`config`], [`clock`], [`causes`].
 
 pub mod addresses;
 #[cfg(feature = "agent")]
@@ -20,6 +20,7 @@ pub mod api_keys;
 pub mod app;
 pub mod auth;
 pub mod browser_settings;
+pub mod causes;
 #[cfg(feature = "agent")]
 pub mod child;
 pub mod clock;

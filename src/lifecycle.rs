@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::app::App;
+use crate::causes::Causes;
 use crate::clock::now_ms;
 use crate::container::LaunchSpec;
 use crate::hex;
@@ -109,10 +110,10 @@ pub async fn launch(app: &App, container: &ContainerId) {
         heartbeat: app.heartbeat,
     };
     if let Err(error) = app.fleet.launch(&spec).await {
-        tracing::error!(container.id = %container, error = %error, cause = %error.cause, "container could not be started");
+        tracing::error!(container.id = %container, error = %Causes(&error), "container could not be started");
         if let Err(error) = app.store.give_back(container).await {
             // Its deadline gives it back.
-            tracing::warn!(container.id = %container, error = &error as &dyn std::error::Error, "reservation could not be given back");
+            tracing::warn!(container.id = %container, error = %Causes(&error), "reservation could not be given back");
         }
     }
 }
@@ -243,7 +244,7 @@ pub async fn lose_container(
 /// Ends a container that was given up, in case it only hangs: nobody else would.
 pub async fn stop(app: &App, container: &ContainerId, task: Option<&str>) {
     if let Err(error) = app.fleet.stop(container, task).await {
-        tracing::error!(container.id = %container, error = %error, cause = %error.cause, "container could not be stopped");
+        tracing::error!(container.id = %container, error = %Causes(&error), "container could not be stopped");
     }
 }
 
@@ -273,7 +274,7 @@ pub async fn disconnect(
 /// After an end, without letting it fail: what is not closed now the next look closes.
 async fn close_soon(app: &App) {
     if let Err(error) = close_ended(app).await {
-        tracing::warn!(error = &error as &dyn std::error::Error, "connections of ended sessions could not be closed");
+        tracing::warn!(error = %Causes(&error), "connections of ended sessions could not be closed");
     }
 }
 
@@ -300,7 +301,7 @@ async fn close_ended(app: &App) -> Result<(), StoreError> {
             match done {
                 Ok(()) => closed.push((connection, reason)),
                 Err(error) => tracing::warn!(
-                    connection.id = %connection, error = &error as &dyn std::error::Error,
+                    connection.id = %connection, error = %Causes(&error),
                     "a connection could not be closed"
                 ),
             }

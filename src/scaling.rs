@@ -8,6 +8,7 @@ use std::fmt;
 use futures_util::{StreamExt as _, stream};
 
 use crate::app::App;
+use crate::causes::Causes;
 use crate::clock::now_ms;
 use crate::container::{Container, FleetListing, FleetPolicy, FleetSnapshot, FleetTask};
 use crate::ids::{ContainerId, ServerId};
@@ -238,7 +239,7 @@ async fn listing(app: &App) -> Option<FleetListing> {
     match app.fleet.list().await {
         Ok(listing) => Some(listing),
         Err(error) => {
-            tracing::warn!(error = %error, cause = %error.cause, "the fleet does not say what it runs");
+            tracing::warn!(error = %Causes(&error), "the fleet does not say what it runs");
             None
         }
     }

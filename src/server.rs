@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::addresses::WebsocketApi;
 use crate::agent::find::{FindError, SearchPlaces, find};
 use crate::app::{App, BootError};
+use crate::causes::Causes;
 use crate::clock::now_ms;
 use crate::config::{Config, TICK};
 use crate::fleet::Fleet;
@@ -176,7 +177,7 @@ fn url_host(address: SocketAddr) -> String {
 
 async fn follow(events: Events, endpoint: String, prefix: String) {
     if let Err(error) = events.follow(endpoint, prefix).await {
-        tracing::error!(error = &error as &dyn std::error::Error, "events cannot be followed");
+        tracing::error!(error = %Causes(&error), "events cannot be followed");
     }
 }
 
@@ -196,7 +197,7 @@ async fn tick(app: App) {
             // Once, not every second.
             Err(error) if !failing => {
                 failing = true;
-                tracing::error!(error = &error as &dyn std::error::Error, "the look at the fleet failed");
+                tracing::error!(error = %Causes(&error), "the look at the fleet failed");
             }
             Err(_) => {}
         }

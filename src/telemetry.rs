@@ -1,6 +1,5 @@
 //! What can be seen of a running process: the log, one access line per request, and the request's id.
 
-use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::panic::AssertUnwindSafe;
 use std::time::Instant;
@@ -12,6 +11,7 @@ use axum::response::{IntoResponse as _, Response};
 use futures_util::FutureExt as _;
 use tracing_subscriber::EnvFilter;
 
+use crate::causes::Causes;
 use crate::error::ApiError;
 use crate::ids::SessionId;
 
@@ -63,13 +63,7 @@ pub async fn observe(request: Request, next: Next) -> Response {
     let code = error.as_ref().map(|error| error.code);
     match error.as_ref().and_then(ApiError::cause) {
         Some(cause) if status >= 500 => {
-            let mut chain = cause.to_string();
-            let mut next = cause.source();
-            while let Some(cause) = next {
-                let _ = write!(chain, ": {cause}");
-                next = cause.source();
-            }
-            tracing::error!(request.id = %request_id, %method, route, status, code, duration_ms, error = chain, "request");
+            tracing::error!(request.id = %request_id, %method, route, status, code, duration_ms, error = %Causes(cause), "request");
         }
         // One line for each message of a client would be most of the log.
         _ if status < 400 && is_one_message(&route) => {

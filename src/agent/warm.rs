@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::api::Backoff;
 use super::browser::{Browser, LaunchError};
+use crate::causes::Causes;
 
 /// How long a browser must have lived for its death not to count as a failure to start one.
 const HEALTHY: Duration = Duration::from_secs(10);
@@ -84,7 +85,7 @@ impl WarmPool {
                 }
                 Err(error) => {
                     let wait = backoff.next_wait();
-                    tracing::warn!(error = &error as &dyn std::error::Error, "a warm browser did not start");
+                    tracing::warn!(error = %Causes(&error), "a warm browser did not start");
                     tokio::time::sleep(wait).await;
                 }
             }

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::app::App;
+use crate::causes::Causes;
 use crate::clock::now_ms;
 use crate::config::TICK;
 use crate::ids::ContainerId;
@@ -67,7 +68,7 @@ async fn look(app: &App, deadline_ms: u64) -> Value {
         let plan = match scaling::tick(app).await {
             Ok(plan) => plan,
             Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "the look at the fleet failed");
+                tracing::error!(error = %Causes(&error), "the look at the fleet failed");
                 return json!({ "ok": false, "looks": looks, "error": error.to_string() });
             }
         };

@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::app::App;
 use crate::auth::bearer;
+use crate::causes::Causes;
 use crate::clock::now_ms;
 use crate::container_client::{ANSWER_TIMEOUT, Answered};
 use crate::error::ApiError;
@@ -101,7 +102,7 @@ pub async fn on_connect(app: &App, connection: &ConnectionId, uri: &Uri, headers
         // fails, the client's first message will open it, or find the session elsewhere.
         if let Err(error) = app.containers.open(&route, connection).await {
             tracing::warn!(
-                session.id = %id, connection.id = %connection, error = &error as &dyn std::error::Error,
+                session.id = %id, connection.id = %connection, error = %Causes(&error),
                 "the container was not told of a connection"
             );
         }
@@ -133,7 +134,7 @@ pub async fn on_message(app: &App, connection: &ConnectionId, message_id: &str, 
         }
         Err(error) => {
             tracing::error!(
-                connection.id = %connection, error = &error as &dyn std::error::Error, "a message could not be brought"
+                connection.id = %connection, error = %Causes(&error), "a message could not be brought"
             );
             answer_with_error(app, connection, text, "the session store is not available").await
         }
@@ -178,7 +179,7 @@ async fn bring(app: &App, connection: &ConnectionId, message_id: &str, text: &st
             // Its session is ending, or its container about to be found lost: the store will know.
             Ok(Answered::Elsewhere) => {}
             Err(error) => tracing::warn!(
-                session.id = %route.session, connection.id = %connection, error = &error as &dyn std::error::Error,
+                session.id = %route.session, connection.id = %connection, error = %Causes(&error),
                 "a message was not brought"
             ),
         }
@@ -238,7 +239,7 @@ async fn hang_up(app: &App, connection: &ConnectionId) {
         && let Err(error) = push.close(connection).await
     {
         tracing::warn!(
-            connection.id = %connection, error = &error as &dyn std::error::Error, "a connection could not be closed"
+            connection.id = %connection, error = %Causes(&error), "a connection could not be closed"
         );
     }
     // A gateway that closes tells so, but not always.
@@ -255,7 +256,7 @@ pub async fn on_disconnect(app: &App, connection: &ConnectionId) -> Result<(), A
     // If it does not hear of it now, it will find the client gone by itself.
     if let Err(error) = app.containers.close(&route, connection).await {
         tracing::warn!(
-            session.id = %route.session, connection.id = %connection, error = &error as &dyn std::error::Error,
+            session.id = %route.session, connection.id = %connection, error = %Causes(&error),
             "the container was not told of a client's end"
         );
     }
@@ -311,7 +312,7 @@ pub async fn deliver(
             }
             // It matters only if the answer to this is lost, too.
             Err(error) => tracing::warn!(
-                connection.id = %connection, error = &error as &dyn std::error::Error,
+                connection.id = %connection, error = %Causes(&error),
                 "what was delivered could not be noted"
             ),
         }
@@ -320,7 +321,7 @@ pub async fn deliver(
         Some(error) if sent == 0 => Err(not_pushed(error)),
         Some(error) => {
             tracing::warn!(
-                connection.id = %connection, sent, error = &error as &dyn std::error::Error,
+                connection.id = %connection, sent, error = %Causes(&error),
                 "not all could be delivered"
             );
             Ok(sent)

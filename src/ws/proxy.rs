@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::{authorize, gone};
 use crate::app::App;
+use crate::causes::Causes;
 use crate::clock::now_ms;
 use crate::config::TICK;
 use crate::error::ApiError;
@@ -103,7 +104,7 @@ impl Drop for Entered {
             while let Err(error) = lifecycle::disconnect(&app, &connection, Some(&session)).await {
                 tracing::warn!(
                     session.id = %session, connection.id = %connection,
-                    error = &error as &dyn std::error::Error, "connection could not be taken out"
+                    error = %Causes(&error), "connection could not be taken out"
                 );
                 tokio::select! {
                     () = sleep(RECHECK) => {}
@@ -137,7 +138,7 @@ async fn connect(app: &App, id: SessionId, mut request: Request) -> Result<Respo
             Ok(client) => client,
             // The client hung up before it read the answer.
             Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "upgrade failed");
+                tracing::debug!(error = %Causes(&error), "upgrade failed");
                 return;
             }
         };
@@ -175,7 +176,7 @@ async fn reach(app: &App, id: &SessionId, watch: &mut SessionWatch) -> Result<(L
                     }
                     // The container is about to be found lost, and the session to end or to be requeued.
                     Err(error) => tracing::warn!(
-                        session.id = %id, error = &error as &dyn std::error::Error, "container could not be dialled"
+                        session.id = %id, error = %Causes(&error), "container could not be dialled"
                     ),
                 }
                 REDIAL
