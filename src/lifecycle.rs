@@ -278,18 +278,26 @@ async fn close_soon(app: &App) {
     }
 }
 
+/// How long one request or look goes on closing: it may find what others could not close, and somebody waits for it.
+const CLOSING: Duration = Duration::from_secs(5);
+
 /// Closes the gateway's connections whose sessions have ended. What cannot be closed now stays noted, for the next
 /// look.
 async fn close_ended(app: &App) -> Result<(), StoreError> {
     let Some(push) = &app.push else { return Ok(()) };
-    let mut closed = Vec::new();
+    let deadline = Instant::now() + CLOSING;
+    let (mut closed, mut enough) = (Vec::new(), false);
     loop {
         let closing = app.store.closing(&closed, BATCH).await?;
-        if closing.is_empty() {
+        if closing.is_empty() || enough {
             return Ok(());
         }
         closed.clear();
         for (connection, reason) in closing {
+            enough |= Instant::now() >= deadline;
+            if enough {
+                break;
+            }
             // A gateway closes without a reason of ours. This is how CDP itself says why nothing more will come.
             let (_, text) = reason.close_code();
             let detached = json!({ "method": "Inspector.detached", "params": { "reason": text } }).to_string();
@@ -300,14 +308,15 @@ async fn close_ended(app: &App) -> Result<(), StoreError> {
             };
             match done {
                 Ok(()) => closed.push((connection, reason)),
-                Err(error) => tracing::warn!(
-                    connection.id = %connection, error = %Causes(&error),
-                    "a connection could not be closed"
-                ),
+                Err(error) => {
+                    tracing::warn!(
+                        connection.id = %connection, error = %Causes(&error), "a connection could not be closed"
+                    );
+                    // Of these the next look is the retry, and not the rest of this one.
+                    enough = true;
+                    break;
+                }
             }
-        }
-        if closed.is_empty() {
-            return Ok(());
         }
     }
 }

@@ -113,6 +113,11 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 impl Cloud {
     async fn new(options: EmulatorOptions) -> Self {
+        Self::with_connections(options, None).await
+    }
+
+    /// With something else than the gateway's own API as `@connections`.
+    async fn with_connections(options: EmulatorOptions, connections: Option<String>) -> Self {
         let redis = Redis::start();
         let (api, runtime_api) = RuntimeApi::start().await;
         let emulator = Emulator::new(options);
@@ -121,7 +126,7 @@ impl Cloud {
         let gateway = format!("{}/gateway", socket.local_addr().expect("bound"));
         let serve = wallcrawler::native::serve(socket, routes, Default::default(), std::future::pending());
         tokio::spawn(async move { serve.await.expect("serves") });
-        let (url, endpoint) = (redis.url(), format!("http://{gateway}"));
+        let (url, endpoint) = (redis.url(), connections.unwrap_or_else(|| format!("http://{gateway}")));
         let vars = [
             ("ENVIRONMENT", "prod"),
             ("REDIS_ENDPOINT", url.as_str()),
@@ -339,6 +344,27 @@ async fn a_session_that_ends_takes_its_connections_along_and_says_why() {
     let contents = cloud.check().await;
     assert!(!contents.hashes.keys().any(|key| key.starts_with("connection:")), "{contents:?}");
     assert!(!contents.sorted.contains_key("connections-closing"), "nothing is left to be closed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_that_hangs_delays_the_end_of_a_session_for_seconds_and_what_is_open_stays_noted() {
+    // It takes connections, and says nothing.
+    let hanging = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let endpoint = format!("http://{}", hanging.local_addr().expect("bound"));
+    let cloud = Cloud::with_connections(EmulatorOptions::default(), Some(endpoint)).await;
+    let session = cloud.create().await;
+    let mut sockets = Vec::new();
+    for _ in 0..4 {
+        sockets.push(cloud.connect(&session).await);
+    }
+    let asked = std::time::Instant::now();
+    let (status, ended) = cloud.call("DELETE", &of(&session, ""), &[], &Value::Null).await;
+    let took = asked.elapsed();
+    assert_eq!((status, &ended["status"]), (200, &json!("ended")));
+    // One that could not be told, and could not be closed: four seconds each.
+    assert!(took < Duration::from_secs(14), "{took:?}");
+    let contents = cloud.check().await;
+    assert_eq!(contents.sorted["connections-closing"].len(), 4, "the next look closes them");
 }
 
 #[tokio::test(flavor = "multi_thread")]
