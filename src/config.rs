@@ -168,6 +168,11 @@ impl Reader<'_> {
         }
     }
 
+    /// As AWS's own programs are told it.
+    fn aws_region(&self) -> Option<String> {
+        self.text("AWS_REGION").or_else(|| self.text("AWS_DEFAULT_REGION"))
+    }
+
     /// Who is to hold the clients' sockets. The one in AWS has an address only in a region.
     fn websocket_api(&mut self, dev: bool) -> Option<WebsocketApi> {
         let stage = self.text("WEBSOCKET_STAGE").unwrap_or_else(|| "prod".to_owned());
@@ -177,7 +182,6 @@ impl Reader<'_> {
         {
             self.fault("WEBSOCKET_STAGE", "must be at most 128 letters, digits, - and _");
         }
-        let region = self.text("AWS_REGION").or_else(|| self.text("AWS_DEFAULT_REGION"));
         let fake = ["AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI", "AWS_ENDPOINT_URL"]
             .into_iter()
             .find(|name| self.text(name).is_some());
@@ -191,7 +195,7 @@ impl Reader<'_> {
         if id.len() > 64 || !id.bytes().all(|b| b.is_ascii_alphanumeric()) {
             self.fault("WEBSOCKET_API_ID", "must be the id of a WebSocket API, letters and digits, or local");
         }
-        let region = match region {
+        let region = match self.aws_region() {
             Some(region) if region.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') => region,
             Some(_) => {
                 self.fault("AWS_REGION", "must be the name of a region, as in eu-west-1");
@@ -224,9 +228,9 @@ impl Reader<'_> {
     /// The fleet in ECS, if there is to be one.
     fn ecs(&mut self) -> Option<EcsOptions> {
         let cluster = self.text("ECS_CLUSTER_ARN")?;
-        let region = self.text("AWS_REGION").or_else(|| self.text("AWS_DEFAULT_REGION"));
         // A cluster may be named by its name alone. Where it has its ARN, that says where it is.
-        let region = cluster.strip_prefix("arn:").and_then(|arn| arn.split(':').nth(2)).map(str::to_owned).or(region);
+        let in_arn = cluster.strip_prefix("arn:").and_then(|arn| arn.split(':').nth(2)).map(str::to_owned);
+        let region = in_arn.or_else(|| self.aws_region());
         if region.is_none() {
             self.fault("AWS_REGION", "must be set with ECS_CLUSTER_ARN, unless that is a whole ARN");
         }
@@ -297,7 +301,8 @@ pub(crate) fn is_host_and_path(rest: &str) -> bool {
         && rest.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'<' | b'>' | b'\\' | b'?' | b'#' | b'@'))
 }
 
-fn is_loopback_url(url: &str) -> bool {
+/// Whether a URL leads to this machine.
+pub(crate) fn is_loopback_url(url: &str) -> bool {
     let Ok(uri) = url.parse::<Uri>() else { return false };
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
@@ -708,6 +713,16 @@ mod tests {
             ("a b", None),
         ] {
             assert_eq!(redis_url(endpoint).as_deref(), url, "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_on_this_machine_is_recognised() {
+        for endpoint in ["http://127.0.0.1:8080", "http://localhost", "http://[::1]:80", "https://localhost:1/x"] {
+            assert!(is_loopback_url(endpoint), "{endpoint}");
+        }
+        for endpoint in ["https://localhost.example", "http://10.0.0.1:80", "http://127.0.0.1.example:1"] {
+            assert!(!is_loopback_url(endpoint), "{endpoint}");
         }
     }
 }

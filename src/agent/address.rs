@@ -18,12 +18,6 @@ pub fn advertised(advertised: Option<&str>, listener: SocketAddr, api_endpoint: 
     }
 }
 
-/// Whether an endpoint (`http://host:port`) is on this machine.
-pub fn is_loopback(endpoint: &str) -> bool {
-    let host = authority(endpoint).map_or(endpoint, |(host, _)| host);
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
 /// Connecting a datagram socket sends nothing; it only makes the kernel choose a route and so an address.
 fn outgoing(endpoint: &str) -> Option<IpAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
@@ -64,15 +58,5 @@ mod tests {
         assert_eq!(advertised(Some("[fd00::1]"), everywhere, api), "[fd00::1]:4000");
         assert_eq!(advertised(None, here, api), "127.0.0.1:4000");
         assert_eq!(advertised(None, everywhere, api), "127.0.0.1:4000");
-    }
-
-    #[test]
-    fn an_endpoint_on_this_machine_is_recognised() {
-        for endpoint in ["http://127.0.0.1:8080", "http://localhost", "http://[::1]:80", "https://localhost:1/x"] {
-            assert!(is_loopback(endpoint), "{endpoint}");
-        }
-        for endpoint in ["https://localhost.example", "http://10.0.0.1:80", "http://127.0.0.1.example:1"] {
-            assert!(!is_loopback(endpoint), "{endpoint}");
-        }
     }
 }

@@ -6,6 +6,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Client, StatusCode};
 use serde::Serialize;
 
+use crate::config::is_loopback_url;
 use crate::ids::{ConnectionId, SessionId};
 use crate::protocol::{
     ClaimRequest, ClaimResponse, DeliverRequest, DeliverResponse, EndedRequest, GATEWAY_CALL_SECONDS, ReadyRequest,
@@ -51,7 +52,7 @@ impl Api {
             .connect_timeout(CONNECT_DEADLINE)
             // A redirect would carry the token to wherever it points.
             .redirect(reqwest::redirect::Policy::none());
-        if super::address::is_loopback(endpoint) {
+        if is_loopback_url(endpoint) {
             // A proxy set for the outside world does not lead back here.
             client = client.no_proxy();
         }

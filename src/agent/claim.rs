@@ -11,6 +11,7 @@ use super::api::{ApiError, Backoff};
 use super::held::Stop;
 use super::life::live;
 use super::{Agent, AgentError};
+use crate::causes::Causes;
 use crate::protocol::{ClaimRequest, ClaimResponse, ContainerPhase, MAX_CLAIM_WAIT_SECONDS};
 use crate::session::EndReason;
 
@@ -95,8 +96,7 @@ impl<S: Future<Output = ()>> ClaimLoop<S> {
                     }
                     // Not longer than the beat: after an outage silence is soon taken for death.
                     delay = self.backoff.next_wait().min(self.agent.config.heartbeat);
-                    let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                    tracing::warn!(error = %error, cause, "a claim failed");
+                    tracing::warn!(error = %Causes(&error), "a claim failed");
                 }
             }
         }

@@ -12,6 +12,7 @@ use super::flags::needs_full_browser;
 use super::gateway::Clients;
 use super::held::{Seat, Stop, silenced, stopped};
 use crate::browser_settings::BrowserSettings;
+use crate::causes::Causes;
 use crate::hex;
 use crate::protocol::{ClaimedSession, EndedRequest, ReadyRequest};
 use crate::session::EndReason;
@@ -111,8 +112,7 @@ fn program(agent: &Agent, settings: &BrowserSettings) -> Option<Program> {
 }
 
 fn log_launch_failure(session: &crate::ids::SessionId, attempt: u32, error: &LaunchError) {
-    let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-    tracing::error!(session.id = %session, attempt, error = %error, cause, "the session's browser did not start");
+    tracing::error!(session.id = %session, attempt, error = %Causes(error), "the session's browser did not start");
 }
 
 /// Tells the control plane that the browser is there, and waits until it is not. How it ended is known from

@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 
 use crate::agent::api::{Api, ApiError, Backoff};
+use crate::causes::Causes;
 use crate::ids::ConnectionId;
 use crate::protocol::{BATCH_BYTES, BATCH_MESSAGES, DeliverRequest};
 
@@ -88,8 +89,7 @@ impl Delivery {
                 }
                 Err(error) => {
                     if backoff.failures() == 0 {
-                        let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                        tracing::warn!(connection.id = %connection, error = %error, cause, "a delivery failed");
+                        tracing::warn!(connection.id = %connection, error = %Causes(&error), "a delivery failed");
                     }
                     self.batch.again = true;
                     sleep(backoff.next_wait()).await;
