@@ -10,7 +10,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 
-use wallcrawler::container::{Container, FleetPolicy, FleetSnapshot};
+use wallcrawler::container::{Container, FailedStarts, FleetPolicy, FleetSnapshot};
 use wallcrawler::ids::ContainerId;
 use wallcrawler::scaling::plan;
 
@@ -146,6 +146,7 @@ impl Simulation<'_> {
         let open = || self.running.values().filter(|container| !container.draining);
         FleetSnapshot {
             watched_since_ms: 0,
+            failed_starts: FailedStarts::default(),
             pending: self.queue.len() as u64,
             slots: open().count() as u64 * PER_CONTAINER,
             used: open().map(|container| container.sessions.len() as u64).sum(),

@@ -36,6 +36,18 @@ pub struct FleetSnapshot {
     pub starting: Vec<(ContainerId, u64)>,
     /// Servers, and when each beat last.
     pub servers: Vec<(ServerId, u64)>,
+    pub failed_starts: FailedStarts,
+}
+
+/// Containers that were to come and did not, or were gone before they were of any use, since one last was.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FailedStarts {
+    /// How many attempts in a row. Several containers that fail together are one.
+    pub attempts: u64,
+    /// When the next attempt may be made.
+    pub hold_until_ms: u64,
+    pub last_at_ms: u64,
+    pub last_why: String,
 }
 
 /// What a fleet says it runs.

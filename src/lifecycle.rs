@@ -89,7 +89,7 @@ impl Drop for Doubt<'_> {
 pub async fn settle(app: &App) -> Result<(), StoreError> {
     loop {
         let Some(next) = app.unanswered.lock().expect("not poisoned").last().cloned() else { return Ok(()) };
-        app.store.give_back(&next.container).await?;
+        app.store.give_back(&next.container, None, now_ms()).await?;
         if !next.wanted {
             release(app, &next.session, &next.owner).await?;
         }
@@ -100,18 +100,19 @@ pub async fn settle(app: &App) -> Result<(), StoreError> {
 /// Starts a container that was reserved. If that fails the reservation is given back, and the next look
 /// will see what is missing.
 pub async fn launch(app: &App, container: &ContainerId) {
-    let now_ms = now_ms();
+    let minted_ms = now_ms();
     let spec = LaunchSpec {
         container_id: container.clone(),
-        token: app.tokens.mint(&Subject::Container(container.clone()), now_ms, now_ms + CONTAINER_TOKEN_MS),
+        token: app.tokens.mint(&Subject::Container(container.clone()), minted_ms, minted_ms + CONTAINER_TOKEN_MS),
         api_endpoint: app.addresses.api_endpoint.clone(),
         max_sessions: app.policy.sessions_per_container,
         warm_browsers: app.warm_browsers,
         heartbeat: app.heartbeat,
     };
     if let Err(error) = app.fleet.launch(&spec).await {
-        tracing::error!(container.id = %container, error = %Causes(&error), "container could not be started");
-        if let Err(error) = app.store.give_back(container).await {
+        let why = Causes(&error).to_string();
+        tracing::error!(container.id = %container, error = why, "container could not be started");
+        if let Err(error) = app.store.give_back(container, Some(&why), now_ms()).await {
             // Its deadline gives it back.
             tracing::warn!(container.id = %container, error = %Causes(&error), "reservation could not be given back");
         }
@@ -215,19 +216,28 @@ pub async fn expire(app: &App) -> Result<usize, StoreError> {
     Ok(count)
 }
 
+/// Hands no more work to a container that is about to end, whatever it holds. False: that was known.
+pub async fn drain(app: &App, container: &ContainerId, why: &str) -> Result<bool, StoreError> {
+    let drained = app.store.drain(container, None, &app.policy, now_ms()).await?;
+    if drained {
+        tracing::warn!(container.id = %container, why, "container is about to end and drains");
+    }
+    Ok(drained)
+}
+
 /// Gives up a container: ends what it ran, and requeues what nobody has reached yet. With
-/// `silent_since_ms` only if it gave no sign of life after that. `task` is its name in the fleet, if the fleet has
-/// told it.
+/// `silent_since_ms` only if it gave no sign of life after that. `why` is what is known of its end; `task` is its name
+/// in the fleet, if the fleet has told it. False: there was nothing to give up.
 pub async fn lose_container(
     app: &App,
     container: &ContainerId,
+    why: &str,
     task: Option<&str>,
     silent_since_ms: Option<u64>,
-) -> Result<(), StoreError> {
-    let Lost::Now(sessions) = app.store.lose_container(container, silent_since_ms, &app.limits, now_ms()).await? else {
-        return Ok(());
-    };
-    tracing::warn!(container.id = %container, sessions = sessions.len(), "container lost");
+) -> Result<bool, StoreError> {
+    let lost = app.store.lose_container(container, why, silent_since_ms, &app.limits, now_ms()).await?;
+    let Lost::Now(sessions) = lost else { return Ok(false) };
+    tracing::warn!(container.id = %container, why, sessions = sessions.len(), "container lost");
     stop(app, container, task).await;
     for (id, outcome) in sessions {
         match outcome {
@@ -238,7 +248,7 @@ pub async fn lose_container(
         }
     }
     close_soon(app).await;
-    Ok(())
+    Ok(true)
 }
 
 /// Ends a container that was given up, in case it only hangs: nobody else would.

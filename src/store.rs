@@ -20,7 +20,7 @@ use fred::types::scripts::Script;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::container::{Container, FleetPolicy, FleetSnapshot};
+use crate::container::{Container, FailedStarts, FleetPolicy, FleetSnapshot};
 use crate::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
 use crate::protocol::{
     ClaimRequest, ContainerPhase, HELD_BYTES, HELD_MESSAGES, HeldMessage, ReadyRequest, WaitingConnection,
@@ -598,6 +598,15 @@ impl Store {
             containers,
             starting: reply.list()?.pairs("reservation")?,
             servers: reply.list()?.pairs("server")?,
+            failed_starts: {
+                let mut failed = reply.list()?;
+                FailedStarts {
+                    attempts: failed.number()?,
+                    hold_until_ms: failed.number()?,
+                    last_at_ms: failed.number()?,
+                    last_why: failed.text()?,
+                }
+            },
         })
     }
 
@@ -618,9 +627,11 @@ impl Store {
         }
     }
 
-    /// Whether there was a reservation to give back.
-    pub async fn give_back(&self, container: &ContainerId) -> Result<bool, StoreError> {
-        let mut reply = self.call(&self.scripts.give_back, json!({ "container": container })).await?;
+    /// Whether there was a reservation to give back. `why` is what is known of why a container that was to come
+    /// does not; none if it was not to come.
+    pub async fn give_back(&self, container: &ContainerId, why: Option<&str>, now_ms: u64) -> Result<bool, StoreError> {
+        let args = json!({ "now": now_ms, "container": container, "why": why.map(short) });
+        let mut reply = self.call(&self.scripts.give_back, args).await?;
         match reply.word()?.as_str() {
             "given_back" => Ok(true),
             "already" => Ok(false),
@@ -628,10 +639,17 @@ impl Store {
         }
     }
 
-    /// Whether the container was idle and now takes no more work.
-    pub async fn drain(&self, container: &ContainerId, policy: &FleetPolicy, now_ms: u64) -> Result<bool, StoreError> {
+    /// Whether the container takes no more work from now on. With `idle_for_ms`, only if it has had none for that long
+    /// and is not needed.
+    pub async fn drain(
+        &self,
+        container: &ContainerId,
+        idle_for_ms: Option<u64>,
+        policy: &FleetPolicy,
+        now_ms: u64,
+    ) -> Result<bool, StoreError> {
         let args = json!({
-            "now": now_ms, "container": container, "idle_for": policy.idle_ms, "policy": policy.as_json(),
+            "now": now_ms, "container": container, "idle_for": idle_for_ms, "policy": policy.as_json(),
         });
         match self.call(&self.scripts.drain, args).await?.word()?.as_str() {
             "draining" => Ok(true),
@@ -640,16 +658,18 @@ impl Store {
         }
     }
 
-    /// Gives up a container; with `silent_since_ms` only if it gave no sign of life after that.
+    /// Gives up a container; with `silent_since_ms` only if it gave no sign of life after that. `why` is what is known
+    /// of its end.
     pub async fn lose_container(
         &self,
         container: &ContainerId,
+        why: &str,
         silent_since_ms: Option<u64>,
         limits: &Limits,
         now_ms: u64,
     ) -> Result<Lost<(SessionId, Outcome)>, StoreError> {
         let args = json!({
-            "now": now_ms, "container": container, "silent_since": silent_since_ms,
+            "now": now_ms, "container": container, "why": short(why), "silent_since": silent_since_ms,
             "queue_wait": limits.queue_wait_ms, "max_leases": limits.max_leases, "retention": limits.retention_ms,
         });
         let mut reply = self.call(&self.scripts.lose_container, args).await?;
@@ -691,6 +711,11 @@ impl Store {
 const IDEMPOTENCY_MS: u64 = 24 * 60 * 60 * 1_000;
 /// How many entries one page of a filtered list may look at, so that a rare status cannot make it long.
 const LIST_SCAN: u64 = 1_000;
+
+/// What others say of an error can be long. This much of it is kept.
+fn short(text: &str) -> String {
+    text.chars().take(500).collect()
+}
 
 fn unexpected(script: &str, word: &str) -> StoreError {
     StoreError::Unexpected(format!("{script}: {word:?}"))

@@ -49,7 +49,7 @@ pub async fn take_event(app: &App, body: &[u8], deadline_ms: u64) -> Result<Valu
     match (event.source.as_str(), event.detail_type.as_str()) {
         // The rule of an event bus, and the scheduler that is a service of its own.
         ("aws.events" | "aws.scheduler", "Scheduled Event") => Ok(look(app, deadline_ms).await),
-        ("aws.ecs", "ECS Task State Change") => task_changed(app, &event.detail).await,
+        ("aws.ecs", "ECS Task State Change") => task_changed(app, &event.detail, deadline_ms).await,
         (source, detail_type) => {
             tracing::error!(source, detail_type, "an event that nobody here understands");
             Err(EventError::Unknown)
@@ -88,23 +88,36 @@ async fn look(app: &App, deadline_ms: u64) -> Value {
     }
 }
 
-/// A task ended. If it was one of our containers, that is lost, at once and not when its heartbeat is missed.
-async fn task_changed(app: &App, detail: &Value) -> Result<Value, EventError> {
-    if detail["lastStatus"] != "STOPPED" {
-        return Ok(json!({ "ok": true, "ignored": "the task has not stopped" }));
+/// A task ends, or has ended. If it is one of our containers it gets no more work from the moment on at which its end
+/// is certain (two minutes ahead, if Spot takes it back), and it is lost as soon as it has ended, not when its heartbeat
+/// is missed. Then the fleet is looked at: what it held may want another container, and the schedule is a minute away.
+async fn task_changed(app: &App, detail: &Value, deadline_ms: u64) -> Result<Value, EventError> {
+    let stopped = detail["lastStatus"] == "STOPPED";
+    if !stopped && detail["desiredStatus"] != "STOPPED" {
+        return Ok(json!({ "ok": true, "ignored": "the task goes on" }));
     }
     let Some(container) = container_of(detail) else {
         // Other tasks run in the cluster too, the proxies for one.
         return Ok(json!({ "ok": true, "ignored": "the task is none of our containers" }));
     };
-    tracing::info!(
-        container.id = %container, task.stop_code = detail["stopCode"].as_str(),
-        task.stopped_reason = detail["stoppedReason"].as_str(), "task stopped"
-    );
+    let why = reason(detail);
     // An error has the event delivered again: a container whose loss could not be written down is still held
     // to run its sessions.
-    lifecycle::lose_container(app, &container, detail["taskArn"].as_str(), None).await?;
-    Ok(json!({ "ok": true, "containerId": container }))
+    let changed = if stopped {
+        tracing::info!(container.id = %container, task.stopped_reason = why, "task stopped");
+        lifecycle::lose_container(app, &container, &why, detail["taskArn"].as_str(), None).await?
+    } else {
+        lifecycle::drain(app, &container, &why).await?
+    };
+    let look = if changed { look(app, deadline_ms).await } else { Value::Null };
+    Ok(json!({ "ok": true, "containerId": container, "look": look }))
+}
+
+/// Why ECS ends a task, in its own words.
+fn reason(detail: &Value) -> String {
+    let texts = [&detail["stopCode"], &detail["stoppedReason"]];
+    let known: Vec<&str> = texts.into_iter().filter_map(Value::as_str).collect();
+    if known.is_empty() { "ECS stopped its task".to_owned() } else { known.join(": ") }
 }
 
 /// What the task was told to be, by the variable that every container is started with.

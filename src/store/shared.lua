@@ -243,9 +243,38 @@ local function start_draining(id)
   redis.call('HINCRBY', FLEET, 'used', 0 - redis.call('SCARD', held_key(id)))
 end
 
+-- A container that was to come and did not, or came and was gone before it was of any use. What makes one fail makes
+-- the next one fail, too, most of the time: the first comes at once, and then each failed attempt makes the pause
+-- before the next longer. All that fails within one pause was one attempt.
+local FIRST_PAUSE, LONGEST_PAUSE, FORGET_FAILURES = 1000, 30000, 600000
+-- One that was of no use for longer than this was of use: it stood by.
+local YOUNG = 60000
+
+local function note_failed_start(why, now)
+  local fields = redis.call('HMGET', FLEET, 'failedStarts', 'holdUntil')
+  local failed, hold_until = number(fields[1]), number(fields[2])
+  if now >= hold_until then
+    failed = now - hold_until > FORGET_FAILURES and 1 or failed + 1
+    hold_until = now + math.min(FIRST_PAUSE * 2 ^ (failed - 1), LONGEST_PAUSE)
+  end
+  redis.call('HSET', FLEET, 'failedStarts', failed, 'holdUntil', hold_until, 'failedAt', now, 'failedWhy', why)
+end
+
+-- A container has shown that it is of use.
+local function note_good_start(container)
+  local key = container_key(container)
+  if redis.call('HSETNX', key, 'proved', '1') == 0 then return end
+  local failed_at = redis.call('HGET', FLEET, 'failedAt')
+  if failed_at and number(redis.call('HGET', key, 'startedAt')) >= number(failed_at) then
+    redis.call('HDEL', FLEET, 'failedStarts', 'holdUntil', 'failedAt', 'failedWhy')
+  end
+end
+
 -- How many containers are to be started now: enough slots for all who wait and for `warm_slots` more,
--- at least `min_containers`, never more than `max_containers`. src/scaling.rs has the same sum.
-local function containers_short(policy)
+-- at least `min_containers`, never more than `max_containers`; none while starts fail and the pause is not over.
+-- src/scaling.rs has the same sum.
+local function containers_short(policy, now)
+  if now < number(redis.call('HGET', FLEET, 'holdUntil')) then return 0 end
   local per = policy.sessions_per_container
   local starting, running = redis.call('ZCARD', STARTING), redis.call('ZCARD', CONTAINERS)
   local fleet = redis.call('HMGET', FLEET, 'slots', 'used')

@@ -5,6 +5,7 @@ mod audit;
 mod bad_input;
 mod ecs;
 mod emulator;
+mod failed_starts;
 #[cfg(feature = "lambda")]
 mod lambda;
 mod model;

@@ -515,7 +515,7 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
         }
         Move::Lose { container } => {
             let id = container_id(*container);
-            let lost = store.lose_container(&id, None, &limits, now).await.expect("redis answers");
+            let lost = store.lose_container(&id, "lost", None, &limits, now).await.expect("redis answers");
             match model.lose(&id) {
                 Some(expected) => {
                     let Lost::Now(outcomes) = lost else { panic!("{lost:?}") };
@@ -532,7 +532,7 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
         }
         Move::Drain { container } => {
             let id = container_id(*container);
-            let drained = store.drain(&id, &policy, now).await.expect("redis answers");
+            let drained = store.drain(&id, Some(policy.idle_ms), &policy, now).await.expect("redis answers");
             if drained {
                 assert!(model.containers[&id].is_empty(), "a busy container is never drained");
                 assert!(model.idle_since[&id] + policy.idle_ms <= now);
@@ -630,7 +630,7 @@ fn the_moves_do_what_the_model_says_in_any_order() {
             let end = model.now + 10_000_000;
             for number in 0..4 {
                 let id: ContainerId = format!("ctr-{number}").parse().expect("an id");
-                store.lose_container(&id, None, &limits(), model.now).await.expect("redis answers");
+                store.lose_container(&id, "lost", None, &limits(), model.now).await.expect("redis answers");
             }
             store.expire(&limits(), 1_000, end).await.expect("redis answers");
             store.purge(1_000, end + limits().retention_ms).await.expect("redis answers");

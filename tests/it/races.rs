@@ -95,7 +95,7 @@ async fn no_session_is_lost_or_doubled_while_containers_are_killed_at_random() {
                     if round % 8 == 3 {
                         held.clear();
                     }
-                    store.lose_container(&id(number), None, &limits, START).await.expect("redis answers");
+                    store.lose_container(&id(number), "lost", None, &limits, START).await.expect("redis answers");
                 }
                 drop(held);
                 tokio::task::yield_now().await;
