@@ -5,6 +5,7 @@ mod audit;
 mod bad_input;
 mod ecs;
 mod emulator;
+mod keys;
 #[cfg(feature = "lambda")]
 mod lambda;
 mod model;
