@@ -1,19 +1,39 @@
-//! Who is calling: a client by its API key, or a container by its token.
+//! Who is calling: a client or an operator by an API key, or a container by its token.
 
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
-use axum::http::{HeaderMap, request};
+use axum::http::{HeaderMap, StatusCode, request};
 
+use crate::api_keys::{ApiKey, Role};
 use crate::app::App;
 use crate::clock::now_ms;
 use crate::error::ApiError;
-use crate::ids::{ContainerId, UserId};
+use crate::ids::{ContainerId, ProjectId, UserId};
+use crate::store::Limits;
 use crate::tokens::{Subject, TokenError};
 
 /// A client with a valid API key.
 #[derive(Debug, Clone)]
 pub struct Caller {
     pub user: UserId,
+    pub project: Option<ProjectId>,
+    pub max_sessions: Option<u64>,
+    pub creates_per_minute: Option<u64>,
+}
+
+impl Caller {
+    /// What holds for this client, where `general` holds for all.
+    pub fn limits(&self, general: &Limits) -> Limits {
+        Limits { max_per_user: self.max_sessions.unwrap_or(general.max_per_user), ..general.clone() }
+    }
+}
+
+/// Somebody with a valid API key who may see what concerns all users.
+#[derive(Debug, Clone)]
+pub struct Operator {
+    pub user: UserId,
+    /// What the key is called.
+    pub name: Option<String>,
 }
 
 /// A container with a valid token.
@@ -46,20 +66,46 @@ impl From<TokenError> for ApiError {
     }
 }
 
+/// The key a request carries, if it is one and opens what `role` may.
+fn authenticate(headers: &HeaderMap, app: &App, role: Role) -> Result<ApiKey, ApiError> {
+    let Some(key) = api_key(headers) else {
+        return Err(ApiError::unauthorized(
+            "missing_api_key",
+            "send an API key as x-api-key, or as Authorization: Bearer",
+        ));
+    };
+    let Some(key) = app.api_keys.find(key) else {
+        return Err(ApiError::unauthorized("invalid_api_key", "the API key is not valid"));
+    };
+    if key.expires_at_ms.is_some_and(|at| at <= now_ms()) {
+        return Err(ApiError::unauthorized("api_key_expired", "the API key has expired"));
+    }
+    if !key.roles.contains(&role) {
+        let (code, message) = match role {
+            Role::Client => ("client_required", "this API key is an operator's and opens no sessions"),
+            Role::Operator => ("operator_required", "this needs the API key of an operator"),
+        };
+        return Err(ApiError::new(StatusCode::FORBIDDEN, code, message));
+    }
+    Ok(key.clone())
+}
+
 impl FromRequestParts<App> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut request::Parts, app: &App) -> Result<Self, ApiError> {
-        let Some(key) = api_key(&parts.headers) else {
-            return Err(ApiError::unauthorized(
-                "missing_api_key",
-                "send an API key as x-api-key, or as Authorization: Bearer",
-            ));
-        };
-        match app.api_keys.user(key) {
-            Some(user) => Ok(Caller { user }),
-            None => Err(ApiError::unauthorized("invalid_api_key", "the API key is not valid")),
-        }
+        let ApiKey { user, project, max_sessions, creates_per_minute, .. } =
+            authenticate(&parts.headers, app, Role::Client)?;
+        Ok(Self { user, project, max_sessions, creates_per_minute })
+    }
+}
+
+impl FromRequestParts<App> for Operator {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut request::Parts, app: &App) -> Result<Self, ApiError> {
+        let ApiKey { user, name, .. } = authenticate(&parts.headers, app, Role::Operator)?;
+        Ok(Self { user, name })
     }
 }
 

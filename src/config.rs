@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::http::Uri;
 
 use crate::addresses::{Addresses, WebsocketApi};
-use crate::api_keys::ApiKeys;
+use crate::api_keys::{ApiKeys, KeyFaults};
 use crate::container::FleetPolicy;
 use crate::protocol::{MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT, MISSED_HEARTBEATS};
 use crate::store::Limits;
@@ -325,14 +325,6 @@ fn redis_url(endpoint: &str) -> Option<String> {
     Some(if has_port { format!("redis://{endpoint}") } else { format!("redis://{endpoint}:6379") })
 }
 
-/// What the list in `API_KEYS` holds: a JSON list, or keys separated by commas.
-fn key_list(text: &str) -> Option<Vec<String>> {
-    if text.starts_with('[') {
-        return serde_json::from_str(text).ok();
-    }
-    Some(text.split(',').map(|key| key.trim().to_owned()).collect())
-}
-
 impl Config {
     pub fn from_env() -> Result<Self, Faults> {
         Self::read(&env)
@@ -394,18 +386,11 @@ impl Config {
                 env.fault("API_KEYS", "must be set when BIND is not a loopback address");
             }
         }
-        let keys = keys.map_or_else(|| Some(vec![DEV_API_KEY.to_owned()]), |text| key_list(&text));
-        let api_keys = match keys.map(|keys| ApiKeys::parse(&keys)) {
-            Some(Ok(keys)) => keys,
-            Some(Err(error)) => {
-                env.fault("API_KEYS", format_args!("cannot be used: {error}"));
-                ApiKeys::parse::<&str>(&[]).expect("no keys are valid keys")
-            }
-            None => {
-                env.fault("API_KEYS", "must be keys separated by commas, or a JSON list of them");
-                ApiKeys::parse::<&str>(&[]).expect("no keys are valid keys")
-            }
-        };
+        let api_keys = keys.map_or_else(|| Ok(ApiKeys::development(DEV_API_KEY)), |text| ApiKeys::parse(&text));
+        let api_keys = api_keys.unwrap_or_else(|KeyFaults(faults)| {
+            env.faults.extend(faults);
+            ApiKeys::default()
+        });
         let jwe_secret = env.text("JWE_SECRET").map(Secret);
         match &jwe_secret {
             None => required(&mut env, "JWE_SECRET"),
@@ -527,7 +512,7 @@ mod tests {
         let config = read(&[]).expect("valid");
         assert_eq!(config.bind.to_string(), "127.0.0.1:8080");
         assert!(config.redis_endpoint.is_none());
-        assert!(config.default_api_key && config.api_keys.user(DEV_API_KEY).is_some());
+        assert!(config.default_api_key && config.api_keys.find(DEV_API_KEY).is_some());
         assert_eq!((config.policy.sessions_per_container, config.policy.max_containers), (20, 10));
     }
 

@@ -98,8 +98,12 @@ id!(
     ContainerId, "container", |text| is_plain(text, 64)
 );
 id!(
-    /// The owner of sessions, derived from a hash of the API key.
+    /// The owner of sessions: as the record of the API key says, or else derived from a hash of the key.
     UserId, "user", |text| is_plain(text, 64)
+);
+id!(
+    /// What an API key belongs to, beside its user.
+    ProjectId, "project", |text| is_plain(text, 64)
 );
 id!(
     /// One client socket on a session, whatever carries it.

@@ -16,7 +16,7 @@ use crate::protocol::{ClaimRequest, ContainerPhase, EndedRequest, ReadyRequest};
 use crate::push::Pushed;
 use crate::session::{EndReason, NewSession, Session};
 use crate::store::{
-    Claimed, Created, Ended, EndedBy, Idempotency, Look, Lost, Outcome, Readied, Route, StoreError, Unanswered,
+    Claimed, Created, Ended, EndedBy, Idempotency, Limits, Look, Lost, Outcome, Readied, Route, StoreError, Unanswered,
 };
 use crate::tokens::Subject;
 
@@ -25,11 +25,17 @@ pub const CONTAINER_TOKEN_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
 /// How many sessions or connections one script works on.
 const BATCH: u64 = 200;
 
-/// Writes a session, and starts a container if slots are short. Never waits for a browser.
-pub async fn create(app: &App, new: &NewSession, idempotency: Option<&Idempotency>) -> Result<Created, StoreError> {
+/// Writes a session within `limits`, which may be its user's own, and starts a container if slots are short. Never
+/// waits for a browser.
+pub async fn create(
+    app: &App,
+    new: &NewSession,
+    idempotency: Option<&Idempotency>,
+    limits: &Limits,
+) -> Result<Created, StoreError> {
     let container = ContainerId::random();
     let doubt = Doubt::of(app, new, idempotency, &container);
-    let created = app.store.create(new, idempotency, &container, &app.limits, &app.policy, now_ms()).await?;
+    let created = app.store.create(new, idempotency, &container, limits, &app.policy, now_ms()).await?;
     let doubt = doubt.created();
     if let Created::New { session, launch } = &created {
         tracing::info!(

@@ -173,8 +173,9 @@ pub async fn create_session(
     JsonBody { value: request, bytes }: JsonBody<CreateSession>,
 ) -> Result<(StatusCode, Json<SessionView>), ApiError> {
     let idempotency = idempotency(&headers, &bytes)?;
+    let limits = caller.limits(&app.limits);
     let new = request.check(caller.user)?;
-    match lifecycle::create(&app, &new, idempotency.as_ref()).await? {
+    match lifecycle::create(&app, &new, idempotency.as_ref(), &limits).await? {
         Created::New { session, .. } | Created::Again(session) => {
             Ok((StatusCode::CREATED, Json(view(&app, &headers, session))))
         }
@@ -199,10 +200,7 @@ pub async fn create_session(
         Created::UserLimit => Err(ApiError::new(
             StatusCode::TOO_MANY_REQUESTS,
             "session_limit",
-            format!(
-                "you have {} sessions, which is your limit: end one, or wait until one ends",
-                app.limits.max_per_user
-            ),
+            format!("you have {} sessions, which is your limit: end one, or wait until one ends", limits.max_per_user),
         )
         .retry_after_ms(FULL_RETRY_MS)),
     }

@@ -59,7 +59,7 @@ impl Fate {
 async fn create(app: &App, fate: Fate) -> String {
     let new = NewSession {
         id: SessionId::random(),
-        user_id: app.api_keys.user("key-one").expect("a key"),
+        user_id: app.api_keys.find("key-one").expect("a key").user.clone(),
         timeout_ms: if fate == Fate::TimesOut { 2_000 } else { 600_000 },
         keep_alive: false,
         browser_settings: serde_json::Map::new(),
@@ -68,7 +68,7 @@ async fn create(app: &App, fate: Fate) -> String {
     // On two cores full of browsers Redis may be too slow for once. That is a 503, and a client comes again; what
     // the first try may have left is for the server to undo.
     for _ in 0..10 {
-        match lifecycle::create(app, &NewSession { id: SessionId::random(), ..new.clone() }, None).await {
+        match lifecycle::create(app, &NewSession { id: SessionId::random(), ..new.clone() }, None, &app.limits).await {
             Ok(store::Created::New { session, .. }) => return session.id.to_string(),
             Ok(other) => panic!("{other:?}"),
             Err(error) => println!("a create is tried again: {error}"),
