@@ -10,7 +10,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 
-use wallcrawler::container::{Container, FailedStarts, FleetPolicy, FleetSnapshot};
+use wallcrawler::container::{Container, FailedStarts, FleetPolicy, FleetSnapshot, Queue};
 use wallcrawler::ids::ContainerId;
 use wallcrawler::scaling::plan;
 
@@ -147,7 +147,7 @@ impl Simulation<'_> {
         FleetSnapshot {
             watched_since_ms: 0,
             failed_starts: FailedStarts::default(),
-            pending: self.queue.len() as u64,
+            queue: Queue { length: self.queue.len() as u64, ..Queue::default() },
             slots: open().count() as u64 * PER_CONTAINER,
             used: open().map(|container| container.sessions.len() as u64).sum(),
             containers: self
@@ -163,6 +163,7 @@ impl Simulation<'_> {
                     started_at_ms: container.started,
                     draining: container.draining,
                     launched: true,
+                    task_arn: None,
                 })
                 .collect(),
             starting: self.starting.iter().map(|(number, deadline, _)| (name(*number), *deadline)).collect(),

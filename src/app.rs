@@ -16,6 +16,7 @@ use crate::fleet::Fleet;
 use crate::hex;
 use crate::ids::ServerId;
 use crate::known::Known;
+use crate::metrics::Metrics;
 use crate::push::Push;
 use crate::store::events::Events;
 use crate::store::{Limits, Store, StoreError, Unanswered};
@@ -38,6 +39,7 @@ pub struct Parts {
     pub known: Known,
     pub tokens: Tokens,
     pub api_keys: ApiKeys,
+    pub metrics: Metrics,
     pub limits: Limits,
     pub policy: FleetPolicy,
     pub addresses: Addresses,
@@ -97,6 +99,7 @@ impl App {
             known: Known::default(),
             tokens: Tokens::new(&[secret], config.accept_signed_tokens)?,
             api_keys: config.api_keys,
+            metrics: Metrics::default(),
             limits: config.limits,
             policy: config.policy,
             addresses,

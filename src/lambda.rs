@@ -27,7 +27,7 @@ use crate::config::Config;
 use crate::fleet::Fleet;
 use crate::fleet::ecs::EcsFleet;
 use crate::fleet::none::NoFleet;
-use crate::routes::events::{self, EventError};
+use crate::routes::events::{self, EventError, Invocation};
 use crate::ws::gateway::{self, Connections};
 use crate::{lifecycle, routes};
 
@@ -132,8 +132,11 @@ impl Entry {
     /// can be forged: `POST /events` over HTTP is a request like any other, for which there is no route.
     async fn dispatch(&self, request: lambda_http::Request) -> Result<Response, EventError> {
         if matches!(request.request_context_ref(), Some(RequestContext::PassThrough)) {
-            let deadline_ms = request.lambda_context_ref().map_or(0, |context| context.deadline);
-            let done = events::take_event(&self.app, request.body(), deadline_ms).await?;
+            let invocation = request.lambda_context_ref().map(|context| Invocation {
+                deadline_ms: context.deadline,
+                function: context.env_config.function_name.clone(),
+            });
+            let done = events::take_event(&self.app, request.body(), &invocation.unwrap_or_default()).await?;
             return Ok(Json(done).into_response());
         }
         let (router, is_message) = match request.request_context_ref() {

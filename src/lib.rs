@@ -9,7 +9,8 @@
 //!   home), [`routes`], [`ws`], [`auth`], [`error`], [`telemetry`], and [`agent`], the browser container.
 //! - **Behaviour**: [`lifecycle`] (what happens to sessions and containers), [`scaling`] (how many containers).
 //! - **Seams**: [`app`] holds them together; [`store`] (Redis), [`fleet`] (what runs containers), [`push`] (clients
-//!   whose sockets a gateway holds), [`container_client`] (their containers), [`upgrade`] and [`splice`] (sockets).
+//!   whose sockets a gateway holds), [`container_client`] (their containers), [`upgrade`] and [`splice`] (sockets),
+//!   [`metrics`] (what was counted).
 //! - **Types**: [`ids`], [`session`], [`container`], [`protocol`], [`browser_settings`], [`tokens`],
 //!   [`api_keys`], [`addresses`], [`config`], [`clock`], [`causes`].
 
@@ -35,6 +36,7 @@ pub mod known;
 #[cfg(feature = "lambda")]
 pub mod lambda;
 pub mod lifecycle;
+pub mod metrics;
 #[cfg(feature = "agent")]
 pub mod native;
 #[cfg(feature = "native")]

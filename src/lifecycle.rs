@@ -42,6 +42,7 @@ pub async fn create(
             session.id = %session.id, user.id = %session.user_id, session.status = "pending",
             queue.position = session.queue_position, "session created"
         );
+        app.metrics.sessions_created.inc();
         if let Some(container) = launch {
             self::launch(app, container).await;
         }
@@ -116,13 +117,16 @@ pub async fn launch(app: &App, container: &ContainerId) {
         heartbeat: app.heartbeat,
     };
     if let Err(error) = app.fleet.launch(&spec).await {
+        app.metrics.container_starts_failed.inc();
         let why = Causes(&error).to_string();
         tracing::error!(container.id = %container, error = why, "container could not be started");
         if let Err(error) = app.store.give_back(container, Some(&why), now_ms()).await {
             // Its deadline gives it back.
             tracing::warn!(container.id = %container, error = %Causes(&error), "reservation could not be given back");
         }
+        return;
     }
+    app.metrics.containers_started.inc();
 }
 
 /// A container's heartbeat and request for work; waits, if it may, until there is something to say.
@@ -138,9 +142,11 @@ pub async fn claim(app: &App, request: &ClaimRequest) -> Result<Claimed, StoreEr
         let claimed = app.store.claim(request, look, &app.limits, &app.policy, now_ms()).await?;
         again = true;
         for (session, lease) in &claimed.sessions {
+            let waited_ms = now_ms().saturating_sub(session.created_at_ms);
+            app.metrics.session_claimed(waited_ms);
             tracing::info!(
                 session.id = %session.id, container.id = %request.container_id, session.status = "active", lease,
-                queue.duration_ms = now_ms().saturating_sub(session.created_at_ms), "session claimed"
+                queue.duration_ms = waited_ms, "session claimed"
             );
         }
         let news = !claimed.sessions.is_empty() || !claimed.end.is_empty() || (claimed.drain && serving);
@@ -166,6 +172,7 @@ pub async fn ready(
 ) -> Result<Option<Readied>, StoreError> {
     let readied = app.store.ready(id, container, report, &app.limits, now_ms()).await?;
     if let Some(Readied { since_created_ms, waiting }) = &readied {
+        app.metrics.session_ready(*since_created_ms);
         tracing::info!(
             session.id = %id, container.id = %container, duration_ms = since_created_ms, waiting = waiting.len(),
             "session ready"
@@ -184,7 +191,7 @@ pub async fn ended(
     let by = EndedBy::Holder { container, lease: report.lease };
     let ended = app.store.end(id, by, report.reason, &app.limits, now_ms()).await?;
     if let Ended::Now(session) = &ended {
-        log_end(&session.id, report.reason);
+        note_end(app, &session.id, report.reason);
         close_soon(app).await;
     }
     Ok(!matches!(ended, Ended::Unknown))
@@ -194,7 +201,7 @@ pub async fn ended(
 pub async fn release(app: &App, id: &SessionId, owner: &UserId) -> Result<Option<Session>, StoreError> {
     match app.store.end(id, EndedBy::Owner(owner), EndReason::Released, &app.limits, now_ms()).await? {
         Ended::Now(session) => {
-            log_end(&session.id, EndReason::Released);
+            note_end(app, &session.id, EndReason::Released);
             close_soon(app).await;
             Ok(Some(session))
         }
@@ -211,7 +218,7 @@ pub async fn expire(app: &App) -> Result<usize, StoreError> {
         let expired = app.store.expire(&app.limits, BATCH, now_ms()).await?;
         count += expired.len();
         for (id, reason) in &expired {
-            log_end(id, *reason);
+            note_end(app, id, *reason);
         }
         if (expired.len() as u64) < BATCH {
             break;
@@ -243,14 +250,16 @@ pub async fn lose_container(
 ) -> Result<bool, StoreError> {
     let lost = app.store.lose_container(container, why, silent_since_ms, &app.limits, now_ms()).await?;
     let Lost::Now(sessions) = lost else { return Ok(false) };
+    app.metrics.containers_lost.inc();
     tracing::warn!(container.id = %container, why, sessions = sessions.len(), "container lost");
     stop(app, container, task).await;
     for (id, outcome) in sessions {
         match outcome {
             Outcome::Requeued => {
+                app.metrics.sessions_requeued.inc();
                 tracing::info!(session.id = %id, session.status = "pending", "session requeued");
             }
-            Outcome::Ended(reason) => log_end(&id, reason),
+            Outcome::Ended(reason) => note_end(app, &id, reason),
         }
     }
     close_soon(app).await;
@@ -337,6 +346,7 @@ async fn close_ended(app: &App) -> Result<(), StoreError> {
     }
 }
 
-fn log_end(id: &SessionId, reason: EndReason) {
+fn note_end(app: &App, id: &SessionId, reason: EndReason) {
+    app.metrics.session_ended(reason);
     tracing::info!(session.id = %id, session.status = "ended", end.reason = %reason, "session ended");
 }

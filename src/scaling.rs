@@ -6,10 +6,12 @@ use std::collections::HashSet;
 use std::fmt;
 
 use futures_util::{StreamExt as _, stream};
+use serde::Serialize;
+use serde_json::json;
 
 use crate::app::App;
 use crate::causes::Causes;
-use crate::clock::now_ms;
+use crate::clock::{now_ms, rfc3339};
 use crate::container::{Container, FleetListing, FleetPolicy, FleetSnapshot, FleetTask};
 use crate::ids::{ContainerId, ServerId};
 use crate::lifecycle;
@@ -24,7 +26,8 @@ const LISTING_LAG_MS: u64 = 60_000;
 const AT_ONCE: usize = 10;
 
 /// What should be done now.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Plan {
     /// How many containers to start.
     pub start: u64,
@@ -44,7 +47,8 @@ pub struct Plan {
 }
 
 /// Why something that is wanted is not done.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "for", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Wait {
     /// Containers on their way.
     Start { containers: u64 },
@@ -109,7 +113,7 @@ pub fn plan(snapshot: &FleetSnapshot, listing: Option<&FleetListing>, policy: &F
     };
 
     let (mut running, mut slots, mut used, mut draining, mut unseen) = (0u64, 0u64, 0u64, 0u64, 0u64);
-    let mut pending = snapshot.pending;
+    let mut pending = snapshot.queue.length;
     let mut idle = Vec::new();
     for container in &snapshot.containers {
         if judged(container.last_heartbeat_ms) {
@@ -214,6 +218,16 @@ pub fn plan(snapshot: &FleetSnapshot, listing: Option<&FleetListing>, policy: &F
 
 /// Looks, plans and acts, once. What could not be done is seen by the next look.
 pub async fn tick(app: &App) -> Result<Plan, StoreError> {
+    let looked = look(app).await;
+    app.metrics.looked(match &looked {
+        Ok(plan) if plan.is_idle() => "idle",
+        Ok(_) => "acted",
+        Err(_) => "failed",
+    });
+    looked
+}
+
+async fn look(app: &App) -> Result<Plan, StoreError> {
     lifecycle::settle(app).await?;
     let expired = lifecycle::expire(app).await?;
     // Before the snapshot: what comes in between is known then.
@@ -232,9 +246,17 @@ pub async fn tick(app: &App) -> Result<Plan, StoreError> {
         tracing::info!(
             expired, start = plan.start, drain = plan.drain.len(), lose = plan.lose.len(),
             gone = plan.gone.len(), stop = plan.stop.len(),
-            give_back = plan.give_back.len(), pending = snapshot.pending, containers = snapshot.containers.len(),
+            give_back = plan.give_back.len(), pending = snapshot.queue.length, containers = snapshot.containers.len(),
             waiting_for = %Waits(&plan.waiting_for), "scaling.tick"
         );
+    }
+    if !plan.is_idle() {
+        let decision = json!({
+            "at": rfc3339(now_ms), "plan": plan, "pending": snapshot.queue.length,
+            "containers": snapshot.containers.len(), "starting": snapshot.starting.len(),
+        });
+        // After the deed: what cannot be written down must not keep it from being done.
+        app.store.record(&decision, now_ms).await?;
     }
     Ok(plan)
 }
@@ -317,7 +339,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::container::FailedStarts;
+    use crate::container::{FailedStarts, Queue};
 
     const NOW: u64 = 1_767_225_600_000;
 
@@ -344,6 +366,7 @@ mod tests {
             started_at_ms: NOW - 200_000 + number,
             draining: false,
             launched: true,
+            task_arn: None,
         }
     }
 
@@ -351,7 +374,7 @@ mod tests {
         let serving = || containers.iter().filter(|container| !container.draining);
         FleetSnapshot {
             watched_since_ms: NOW - 1_000_000,
-            pending,
+            queue: Queue { length: pending, ..Queue::default() },
             slots: serving().map(|container| container.max_sessions).sum(),
             used: serving().map(|container| container.active_sessions).sum(),
             containers,
@@ -539,7 +562,7 @@ mod tests {
 
             // Once it is carried out, there is nothing left to do.
             let mut after = snapshot.clone();
-            after.pending += after.containers.iter().filter(|c| lost.contains(&&c.id)).map(|c| c.active_sessions).sum::<u64>();
+            after.queue.length += after.containers.iter().filter(|c| lost.contains(&&c.id)).map(|c| c.active_sessions).sum::<u64>();
             after.containers.retain(|container| !lost.contains(&&container.id));
             for container in &mut after.containers {
                 container.draining |= first.drain.contains(&container.id);

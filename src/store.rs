@@ -20,7 +20,7 @@ use fred::types::scripts::Script;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::container::{Container, FailedStarts, FleetPolicy, FleetSnapshot};
+use crate::container::{FleetPolicy, FleetSnapshot};
 use crate::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
 use crate::protocol::{
     ClaimRequest, ContainerPhase, HELD_BYTES, HELD_MESSAGES, HeldMessage, ReadyRequest, WaitingConnection,
@@ -90,6 +90,7 @@ scripts!(
     expire,
     purge,
     snapshot,
+    record,
     reserve,
     give_back,
     drain,
@@ -566,48 +567,37 @@ impl Store {
         }
     }
 
-    /// What the scaling plan is made from.
+    /// What the scaling plan is made from. Whoever is going to judge by it is looking: that is noted.
     pub async fn snapshot(&self, blind_after_ms: u64, now_ms: u64) -> Result<FleetSnapshot, StoreError> {
-        let args = json!({ "now": now_ms, "blind_after": blind_after_ms });
+        Ok(self.look_at_fleet(Some(blind_after_ms), 0, now_ms).await?.0)
+    }
+
+    /// The same, only to be shown, with the last decisions, newest first.
+    pub async fn show_fleet(&self, now_ms: u64) -> Result<(FleetSnapshot, Vec<Value>), StoreError> {
+        self.look_at_fleet(None, KEPT_DECISIONS, now_ms).await
+    }
+
+    async fn look_at_fleet(
+        &self,
+        blind_after_ms: Option<u64>,
+        decisions: u64,
+        now_ms: u64,
+    ) -> Result<(FleetSnapshot, Vec<Value>), StoreError> {
+        let args = json!({ "now": now_ms, "blind_after": blind_after_ms, "decisions": decisions });
         let mut reply = self.call(&self.scripts.snapshot, args).await?;
-        if reply.word()? != "snapshot" {
-            return Err(StoreError::Unexpected("snapshot".to_owned()));
+        match reply.word()?.as_str() {
+            "snapshot" => Ok((reply.fleet()?, reply.list()?.objects()?)),
+            word => Err(unexpected("snapshot", word)),
         }
-        let (watched_since_ms, pending) = (reply.number()?, reply.number()?);
-        let (slots, used) = (reply.number()?, reply.number()?);
-        let mut containers = Vec::new();
-        let mut list = reply.list()?;
-        while !list.is_empty() {
-            let fields = list.list()?.fields()?;
-            containers.push(Container {
-                id: fields.parse("containerId")?,
-                active_sessions: fields.parse("activeSessions")?,
-                max_sessions: fields.parse("maxSessions")?,
-                last_heartbeat_ms: fields.parse("lastHeartbeat")?,
-                idle_since_ms: fields.parse("idleSince")?,
-                started_at_ms: fields.parse("startedAt")?,
-                draining: fields.text("draining")? == "1",
-                launched: fields.text("launched")? == "1",
-            });
+    }
+
+    /// Keeps what a look decided, for people who ask later.
+    pub async fn record(&self, decision: &Value, now_ms: u64) -> Result<(), StoreError> {
+        let args = json!({ "now": now_ms, "decision": decision.to_string(), "keep": KEPT_DECISIONS });
+        match self.call(&self.scripts.record, args).await?.word()?.as_str() {
+            "recorded" => Ok(()),
+            word => Err(unexpected("record", word)),
         }
-        Ok(FleetSnapshot {
-            watched_since_ms,
-            pending,
-            slots,
-            used,
-            containers,
-            starting: reply.list()?.pairs("reservation")?,
-            servers: reply.list()?.pairs("server")?,
-            failed_starts: {
-                let mut failed = reply.list()?;
-                FailedStarts {
-                    attempts: failed.number()?,
-                    hold_until_ms: failed.number()?,
-                    last_at_ms: failed.number()?,
-                    last_why: failed.text()?,
-                }
-            },
-        })
     }
 
     /// Reserves as many of these containers as are short at this moment.
@@ -711,6 +701,9 @@ impl Store {
 const IDEMPOTENCY_MS: u64 = 24 * 60 * 60 * 1_000;
 /// How many entries one page of a filtered list may look at, so that a rare status cannot make it long.
 const LIST_SCAN: u64 = 1_000;
+
+/// How many decisions of the looks are kept.
+const KEPT_DECISIONS: u64 = 50;
 
 /// What others say of an error can be long. This much of it is kept.
 fn short(text: &str) -> String {

@@ -13,7 +13,7 @@ use crate::clock::now_ms;
 use crate::config::TICK;
 use crate::ids::ContainerId;
 use crate::store::StoreError;
-use crate::{lifecycle, scaling};
+use crate::{lifecycle, metrics, scaling, telemetry};
 
 /// What is left of an invocation's time for its end.
 const MARGIN_MS: u64 = 3_000;
@@ -38,9 +38,17 @@ struct Event {
     detail: Value,
 }
 
-/// Acts on an event, and says what was done. `deadline_ms` is when the invocation is cut off, in milliseconds
-/// since the Unix epoch.
-pub async fn take_event(app: &App, body: &[u8], deadline_ms: u64) -> Result<Value, EventError> {
+/// What Lambda says of an invocation.
+#[derive(Debug, Default)]
+pub struct Invocation {
+    /// When it is cut off, in milliseconds since the Unix epoch.
+    pub deadline_ms: u64,
+    /// The function's name.
+    pub function: String,
+}
+
+/// Acts on an event, and says what was done.
+pub async fn take_event(app: &App, body: &[u8], invocation: &Invocation) -> Result<Value, EventError> {
     let Ok(event) = serde_json::from_slice::<Event>(body) else {
         // Not even its beginning: it may be a request that its adapter did not understand, with a key in it.
         tracing::error!(bytes = body.len(), "an event that nobody here understands");
@@ -48,8 +56,12 @@ pub async fn take_event(app: &App, body: &[u8], deadline_ms: u64) -> Result<Valu
     };
     match (event.source.as_str(), event.detail_type.as_str()) {
         // The rule of an event bus, and the scheduler that is a service of its own.
-        ("aws.events" | "aws.scheduler", "Scheduled Event") => Ok(look(app, deadline_ms).await),
-        ("aws.ecs", "ECS Task State Change") => task_changed(app, &event.detail, deadline_ms).await,
+        ("aws.events" | "aws.scheduler", "Scheduled Event") => {
+            let done = look(app, invocation.deadline_ms).await;
+            tell_metrics(app, &invocation.function).await;
+            Ok(done)
+        }
+        ("aws.ecs", "ECS Task State Change") => task_changed(app, &event.detail, invocation.deadline_ms).await,
         (source, detail_type) => {
             tracing::error!(source, detail_type, "an event that nobody here understands");
             Err(EventError::Unknown)
@@ -85,6 +97,16 @@ async fn look(app: &App, deadline_ms: u64) -> Value {
             return json!({ "ok": true, "looks": looks, "undecided": true });
         }
         tokio::time::sleep(TICK).await;
+    }
+}
+
+/// Once a minute, however many invocations there are.
+async fn tell_metrics(app: &App, function: &str) {
+    match app.store.show_fleet(now_ms()).await {
+        Ok((fleet, _)) => {
+            telemetry::tell(&metrics::embedded(&fleet, function, now_ms()));
+        }
+        Err(error) => tracing::warn!(error = %Causes(&error), "the fleet's metrics could not be told"),
     }
 }
 

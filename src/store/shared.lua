@@ -14,7 +14,7 @@ local PENDING, ORDER = P .. 'pending-sessions', P .. 'pending-order'
 local TURNS, WAITING = P .. 'pending-turns', P .. 'pending-users'
 local DEADLINES, RETENTION = P .. 'session-deadlines', P .. 'session-retention'
 local CONTAINERS, STARTING, FLEET = P .. 'containers', P .. 'containers-starting', P .. 'fleet'
-local SERVERS, CLOSING = P .. 'servers', P .. 'connections-closing'
+local SERVERS, CLOSING, DECISIONS = P .. 'servers', P .. 'connections-closing', P .. 'fleet-decisions'
 
 local function session_key(id) return P .. 'session:' .. id end
 local function connections_key(id) return P .. 'session:' .. id .. ':connections' end

@@ -146,6 +146,7 @@ async fn connect(app: &App, id: SessionId, mut request: Request) -> Result<Respo
         // A container that was killed is found lost by its silence, by the next look that is taken.
         let reason_wait = Duration::from_millis(app.policy.lost_after_ms) + TICK * 3;
         let options = SpliceOptions { reason_wait, ..SpliceOptions::default() };
+        let _open = app.metrics.connection();
         let report = splice(client, browser, options, close).await;
         tracing::info!(
             session.id = %id, connection.id = %entered.connection, bytes.to_client = report.bytes_to_client,

@@ -183,8 +183,15 @@ impl Contents {
         let indexes = ["pending-sessions", "pending-order", "session-deadlines", "session-retention", "containers"];
         accounted.extend(indexes.map(str::to_owned));
         accounted.extend(
-            ["containers-starting", "servers", "connections-closing", "pending-turns", "pending-users"]
-                .map(str::to_owned),
+            [
+                "containers-starting",
+                "servers",
+                "connections-closing",
+                "pending-turns",
+                "pending-users",
+                "fleet-decisions",
+            ]
+            .map(str::to_owned),
         );
         let all: BTreeSet<&String> = self
             .hashes

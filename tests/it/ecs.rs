@@ -392,6 +392,9 @@ async fn the_function_starts_tasks_and_never_says_their_tokens() {
     assert_eq!(tasks.len(), 2);
     let log = std::fs::read_to_string(&log).expect("a log");
     assert!(log.contains("task started") && log.contains("ThrottlingException"), "{log}");
+    let told = log.lines().find(|line| line.starts_with("{\"_aws\"")).expect("metrics");
+    let told: Value = serde_json::from_str(told).expect("a line of JSON");
+    assert_eq!((&told["SessionsPending"], &told["FailedStartAttempts"]), (&json!(25), &json!(1)));
     for asked in moto.run_tasks() {
         let token = asked["overrides"]["containerOverrides"][0]["environment"][1]["value"].as_str().expect("a token");
         assert!(token.len() > 100 && !log.contains(token), "a token is in the log");

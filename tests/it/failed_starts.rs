@@ -161,5 +161,5 @@ async fn a_fleet_that_starts_nothing_is_asked_once_by_a_hundred_creates_and_look
     assert!(launches.load(Ordering::Relaxed) <= 2 + pauses, "{launches:?} after {:?}", started.elapsed());
     let failed = world.app.store.snapshot(5_000, wallcrawler::clock::now_ms()).await.expect("redis answers");
     assert_eq!(failed.failed_starts.last_why, "starting a task failed: RESOURCE:MEMORY");
-    assert_eq!(failed.pending, 100, "and nobody's session is lost");
+    assert_eq!(failed.queue.length, 100, "and nobody's session is lost");
 }

@@ -6,6 +6,7 @@ mod bad_input;
 mod ecs;
 mod emulator;
 mod failed_starts;
+mod fleet;
 mod keys;
 #[cfg(feature = "lambda")]
 mod lambda;
