@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 use crate::addresses::Addresses;
 use crate::api_keys::ApiKeys;
 use crate::config::Config;
-use crate::container::{FleetListing, FleetPolicy};
+use crate::container::{ClaimPace, FleetListing, FleetPolicy};
 use crate::container_client::ContainerClient;
 use crate::fleet::Fleet;
 use crate::hex;
@@ -48,8 +48,7 @@ pub struct Parts {
     /// What a launched container is told beside its name.
     pub warm_browsers: u32,
     pub heartbeat: Duration,
-    /// How often a waiting claim looks by itself.
-    pub claim_recheck: Duration,
+    pub claim_pace: ClaimPace,
     /// This process, as the carrier of client sockets.
     pub server_id: ServerId,
     /// What may have been created without anybody's knowing.
@@ -106,7 +105,7 @@ impl App {
             connect_wait: config.connect_wait,
             warm_browsers: config.warm_browsers,
             heartbeat: config.heartbeat,
-            claim_recheck: config.claim_recheck,
+            claim_pace: config.claim_pace,
             server_id: ServerId::random(),
             unanswered: Mutex::default(),
             sockets: TaskTracker::new(),

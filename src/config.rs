@@ -11,7 +11,7 @@ use axum::http::Uri;
 
 use crate::addresses::{Addresses, WebsocketApi};
 use crate::api_keys::{ApiKeys, KeyFaults};
-use crate::container::FleetPolicy;
+use crate::container::{ClaimPace, FleetPolicy};
 use crate::protocol::{MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT, MISSED_HEARTBEATS};
 use crate::store::Limits;
 use crate::tokens::MIN_SECRET_BYTES;
@@ -21,7 +21,7 @@ pub const DEV_API_KEY: &str = "wc_dev";
 /// The timer of a native server.
 pub const TICK: Duration = Duration::from_secs(1);
 /// Where events are heard, one may still be lost.
-const CLAIM_RECHECK: Duration = Duration::from_secs(2);
+const CLAIM_PACE: ClaimPace = ClaimPace { look: Duration::from_secs(2), yield_for: Duration::from_millis(50) };
 
 /// How strict to be: only development has defaults for what must be secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,8 +69,8 @@ pub struct Config {
     pub connect_wait: Duration,
     pub warm_browsers: u32,
     pub heartbeat: Duration,
-    /// How often a waiting claim looks by itself. Each home says how much it hears of other processes.
-    pub claim_recheck: Duration,
+    /// Each home says how much it hears of other processes.
+    pub claim_pace: ClaimPace,
     pub tmp_dir: PathBuf,
     /// What child processes get of this environment.
     pub child_env: Vec<(String, String)>,
@@ -457,7 +457,7 @@ impl Config {
             connect_wait: env.seconds("CONNECT_WAIT_SECONDS", 120.0, 3_600.0),
             warm_browsers: u32::try_from(env.number("WARM_BROWSERS", 1, 0..=100)).unwrap_or(1),
             heartbeat,
-            claim_recheck: CLAIM_RECHECK,
+            claim_pace: CLAIM_PACE,
             tmp_dir: tmp_dir(&env),
             child_env: PASSED_ON
                 .iter()

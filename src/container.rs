@@ -121,6 +121,15 @@ impl FleetPolicy {
     }
 }
 
+/// How a claim waits.
+#[derive(Debug, Clone, Copy)]
+pub struct ClaimPace {
+    /// How often it looks by itself. The one whose turn is next looks four times as often.
+    pub look: Duration,
+    /// For how long it leaves a session to a fuller container.
+    pub yield_for: Duration,
+}
+
 /// What a container is started with: one list, whoever starts it, so that what runs locally has what it
 /// gets in the cloud.
 #[derive(Clone)]

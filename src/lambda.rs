@@ -24,6 +24,7 @@ use crate::addresses::WebsocketApi;
 use crate::app::{App, BootError};
 use crate::clock::now_ms;
 use crate::config::Config;
+use crate::container::ClaimPace;
 use crate::fleet::Fleet;
 use crate::fleet::ecs::EcsFleet;
 use crate::fleet::none::NoFleet;
@@ -33,8 +34,8 @@ use crate::{lifecycle, routes};
 
 /// A shorter pause between two invocations is none: connections are not forgotten that fast.
 const PAUSE_MS: u64 = 2_000;
-/// How often a waiting claim looks: no other process can wake it.
-const CLAIM_RECHECK: Duration = Duration::from_millis(250);
+/// No other process can wake a waiting claim.
+const CLAIM_PACE: ClaimPace = ClaimPace { look: Duration::from_millis(250), yield_for: Duration::from_millis(250) };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -61,7 +62,7 @@ pub async fn serve(config: Config) -> Result<(), LambdaError> {
 /// The application, with what this home can do and what it cannot.
 pub async fn boot(mut config: Config) -> Result<App, LambdaError> {
     let redis = config.redis_endpoint.clone().ok_or(LambdaError::NoRedis)?;
-    config.claim_recheck = CLAIM_RECHECK;
+    config.claim_pace = CLAIM_PACE;
     if matches!(config.addresses.websocket_api, Some(WebsocketApi::Local { .. })) {
         return Err(LambdaError::NoEmulator);
     }

@@ -16,7 +16,8 @@ use crate::protocol::{ClaimRequest, ContainerPhase, EndedRequest, ReadyRequest};
 use crate::push::Pushed;
 use crate::session::{EndReason, NewSession, Session};
 use crate::store::{
-    Claimed, Created, Ended, EndedBy, Idempotency, Limits, Look, Lost, Outcome, Readied, Route, StoreError, Unanswered,
+    Claimed, Created, Ended, EndedBy, Idempotency, Limits, Look, Lost, Outcome, Readied, Route, StoreError, Turn,
+    Unanswered,
 };
 use crate::tokens::Subject;
 
@@ -135,10 +136,12 @@ pub async fn claim(app: &App, request: &ClaimRequest) -> Result<Claimed, StoreEr
     let serving = request.phase == ContainerPhase::Serving;
     let has_room = serving && request.current_sessions < request.max_sessions;
     let watch = app.events.container(&request.container_id);
-    let claim = hex::random(8);
+    let (claim, pace) = (hex::random(8), app.claim_pace);
     let mut again = false;
     loop {
-        let look = Look { claim: &claim, again };
+        // Who cannot wait cannot let others go first.
+        let yield_for = if Instant::now() + pace.yield_for < deadline { pace.yield_for } else { Duration::ZERO };
+        let look = Look { claim: &claim, again, yield_for };
         let claimed = app.store.claim(request, look, &app.limits, &app.policy, now_ms()).await?;
         again = true;
         for (session, lease) in &claimed.sessions {
@@ -153,11 +156,16 @@ pub async fn claim(app: &App, request: &ClaimRequest) -> Result<Claimed, StoreEr
         if news || claimed.superseded || request.phase == ContainerPhase::Leaving || Instant::now() >= deadline {
             return Ok(claimed);
         }
+        let pause = match claimed.turn {
+            Turn::Next => pace.look / 4,
+            Turn::Yields => pace.yield_for,
+            Turn::Waits => pace.look,
+        };
         tokio::select! {
-            () = app.events.work(), if has_room => {}
+            () = app.events.work(request.current_sessions), if has_room => {}
             () = watch.next() => {}
             // Events can be lost, and not every home hears them.
-            () = tokio::time::sleep_until(deadline.min(Instant::now() + app.claim_recheck)) => {}
+            () = tokio::time::sleep_until(deadline.min(Instant::now() + pause)) => {}
             () = app.stopping.cancelled() => return Ok(claimed),
         }
     }

@@ -322,6 +322,7 @@ impl Store {
                     "task_arn": request.task_arn,
                     "claim": look.claim,
                     "again": look.again,
+                    "yield_for": look.yield_for.as_millis() as u64,
                     "start_wait": limits.browser_wait_ms,
                     "max_containers": policy.max_containers,
                     "queue_wait": limits.queue_wait_ms,
@@ -340,7 +341,13 @@ impl Store {
                     let (session, details) = handed.session()?;
                     sessions.push((session, details.lease));
                 }
-                Ok(Claimed { sessions, end, drain, superseded: false })
+                let turn = match reply.word()?.as_str() {
+                    "next" => Turn::Next,
+                    "yields" => Turn::Yields,
+                    "waits" => Turn::Waits,
+                    word => return Err(unexpected("claim", word)),
+                };
+                Ok(Claimed { sessions, end, drain, turn, superseded: false })
             }
             "surplus" => Ok(Claimed { end: reply.list()?.ids()?, drain: true, ..Claimed::default() }),
             "gone" if request.phase == ContainerPhase::Leaving => Ok(Claimed { drain: true, ..Claimed::default() }),

@@ -14,6 +14,7 @@ local PENDING, ORDER = P .. 'pending-sessions', P .. 'pending-order'
 local TURNS, WAITING = P .. 'pending-turns', P .. 'pending-users'
 local DEADLINES, RETENTION = P .. 'session-deadlines', P .. 'session-retention'
 local CONTAINERS, STARTING, FLEET = P .. 'containers', P .. 'containers-starting', P .. 'fleet'
+local OPEN = P .. 'containers-open'
 local SERVERS, CLOSING, DECISIONS = P .. 'servers', P .. 'connections-closing', P .. 'fleet-decisions'
 
 local function session_key(id) return P .. 'session:' .. id end
@@ -145,6 +146,18 @@ local function forget_connection(session_id, connection)
   return redis.call('SREM', connections_key(session_id), connection) == 1
 end
 
+-- The containers that take work and have room for it, by how many sessions they hold. The fullest is served first:
+-- what is spread over all of them would keep each of them from ever being idle.
+local function note_room(id)
+  local fields = redis.call('HMGET', container_key(id), 'draining', 'maxSessions')
+  local count = redis.call('SCARD', held_key(id))
+  if fields[1] == '0' and count < number(fields[2]) then
+    redis.call('ZADD', OPEN, count, id)
+  else
+    redis.call('ZREM', OPEN, id)
+  end
+end
+
 -- Frees the slot the session holds. `fleet` counts the slots of containers that take work.
 local function leave_container(id, container, now)
   redis.call('SREM', held_key(container), id)
@@ -152,6 +165,7 @@ local function leave_container(id, container, now)
   redis.call('HINCRBY', key, 'activeSessions', -1)
   if redis.call('SCARD', held_key(container)) == 0 then redis.call('HSET', key, 'idleSince', now) end
   if redis.call('HGET', key, 'draining') == '0' then redis.call('HINCRBY', FLEET, 'used', -1) end
+  note_room(container)
 end
 
 local function end_session(id, now, reason, retention)
@@ -230,6 +244,7 @@ local function forget_container(id, now, queue_wait, max_leases, retention)
   end
   redis.call('DEL', key, held_key(id))
   redis.call('ZREM', CONTAINERS, id)
+  redis.call('ZREM', OPEN, id)
   redis.call('ZREM', STARTING, id)
   if redis.call('ZCARD', ORDER) > 0 then publish('pending') end
   return outcomes
@@ -238,6 +253,7 @@ end
 local function start_draining(id)
   local key = container_key(id)
   redis.call('HSET', key, 'draining', '1')
+  redis.call('ZREM', OPEN, id)
   redis.call('HINCRBY', FLEET, 'slots', 0 - number(redis.call('HGET', key, 'maxSessions')))
   -- Not `-x`: Lua has a negative zero, and Redis takes it for no integer.
   redis.call('HINCRBY', FLEET, 'used', 0 - redis.call('SCARD', held_key(id)))

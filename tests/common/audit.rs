@@ -128,6 +128,7 @@ impl Contents {
         assert_eq!(of_users(":sessions"), sessions.keys().cloned().collect(), "the users' sessions");
 
         let (mut slots, mut used) = (0, 0);
+        let mut open = BTreeMap::new();
         let mut held_by_any = BTreeSet::new();
         for id in self.members("containers") {
             let hash = &self.hashes[&format!("container:{id}")];
@@ -136,6 +137,9 @@ impl Contents {
             if hash["draining"] == "0" {
                 slots += hash["maxSessions"].parse::<i64>().expect("a number");
                 used += i64::try_from(held.len()).expect("few");
+                if held.len() < hash["maxSessions"].parse().expect("a number") {
+                    open.insert(id.clone(), held.len());
+                }
             }
             for session in &held {
                 assert_eq!(sessions[session].get("containerId"), Some(&id), "{session} knows who holds it");
@@ -144,6 +148,14 @@ impl Contents {
             accounted.extend([format!("container:{id}"), format!("container:{id}:sessions")]);
         }
         assert_eq!(held_by_any, active, "every active session is held, and no other");
+        let noted: BTreeMap<String, usize> = self
+            .sorted
+            .get("containers-open")
+            .into_iter()
+            .flatten()
+            .map(|(id, held)| (id.clone(), *held as usize))
+            .collect();
+        assert_eq!(noted, open, "the containers with room, and how many sessions they hold");
         let fleet = self.hashes.get("fleet").cloned().unwrap_or_default();
         let count = |name: &str| fleet.get(name).map_or(0, |count| count.parse::<i64>().expect("a number"));
         assert_eq!((count("slots"), count("used")), (slots, used), "the fleet's slots and used slots");
@@ -190,6 +202,7 @@ impl Contents {
                 "pending-turns",
                 "pending-users",
                 "fleet-decisions",
+                "containers-open",
             ]
             .map(str::to_owned),
         );

@@ -146,7 +146,7 @@ impl Fleet for Broken {
 #[tokio::test]
 async fn a_fleet_that_starts_nothing_is_asked_once_by_a_hundred_creates_and_looks() {
     let redis = Redis::start();
-    let config = config(&redis, &[("MAX_CONTAINERS", "50")]);
+    let config = config(&redis, &[("MAX_CONTAINERS", "1")]);
     let launches = Arc::new(AtomicU64::new(0));
     let world = World::with_fleet(redis, config, Box::new(Broken(launches.clone()))).await;
     let client = world.client("key-one");

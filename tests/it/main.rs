@@ -7,6 +7,7 @@ mod ecs;
 mod emulator;
 mod failed_starts;
 mod fleet;
+mod fullest_first;
 mod keys;
 #[cfg(feature = "lambda")]
 mod lambda;

@@ -1,6 +1,7 @@
 //! The store's moves against a model of them, in any order.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config as ProptestConfig, TestRunner};
@@ -54,7 +55,7 @@ pub fn new_session(user: &str, keep_alive: bool) -> NewSession {
 }
 
 /// The first look of a claim.
-pub const FIRST: Look<'static> = Look { claim: "a claim", again: false };
+pub const FIRST: Look<'static> = Look { claim: "a claim", again: false, yield_for: Duration::ZERO };
 
 pub fn claim_request(container: &ContainerId, max: u32, held: &[SessionId]) -> ClaimRequest {
     ClaimRequest {
