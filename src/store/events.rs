@@ -6,13 +6,19 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use fred::clients::SubscriberClient;
 use fred::interfaces::{ClientLike, EventInterface};
-use tokio::sync::{Notify, broadcast, watch};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Notify, watch};
 
 use super::{Store, StoreError};
 use crate::ids::{ContainerId, SessionId};
 use crate::session::EndReason;
+
+/// How long the connection rests after it has given up, which it does only where trying again looks useless.
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What happened to a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,9 +102,11 @@ impl Events {
 
     /// Passes on what Redis tells, for as long as the process lives.
     pub async fn follow(self, endpoint: String, prefix: String) -> Result<(), StoreError> {
-        let subscriber = Store::subscribe(&endpoint, &prefix).await?;
+        let subscriber = Store::subscriber(&endpoint)?;
         let mut messages = subscriber.message_rx();
         let mut reconnects = subscriber.reconnect_rx();
+        let mut changes = subscriber.cluster_change_rx();
+        let mut connection = subscriber.connect();
         loop {
             tokio::select! {
                 message = messages.recv() => match message {
@@ -106,24 +114,30 @@ impl Events {
                         Some(Some(message)) => self.tell(message),
                         _ => tracing::warn!("an event that nobody here understands: is another version running?"),
                     },
-                    Err(broadcast::error::RecvError::Lagged(missed)) => {
+                    Err(RecvError::Lagged(missed)) => {
                         tracing::warn!(missed, "events came faster than they could be passed on");
                         self.look_again();
                     }
-                    Err(broadcast::error::RecvError::Closed) => break,
+                    Err(RecvError::Closed) => break,
                 },
-                reconnected = reconnects.recv() => match reconnected {
-                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {
-                        // First the ears, then the look: what happens in between would be missed.
-                        Store::subscribe_again(&subscriber).await;
-                        self.look_again();
-                    }
-                    Err(broadcast::error::RecvError::Closed) => break,
-                },
+                // The first connection is one of them.
+                Ok(_) | Err(RecvError::Lagged(_)) = reconnects.recv() => self.listen(&subscriber, &prefix).await,
+                // A cluster's node that leaves it takes the subscription along, and none need come in its place.
+                Ok(_) | Err(RecvError::Lagged(_)) = changes.recv() => self.listen(&subscriber, &prefix).await,
+                _ = &mut connection => {
+                    tokio::time::sleep(RECONNECT_PAUSE).await;
+                    connection = subscriber.connect();
+                }
             }
         }
         let _ = subscriber.quit().await;
         Ok(())
+    }
+
+    /// First the ears, then the look: what happens in between would be missed.
+    async fn listen(&self, subscriber: &SubscriberClient, prefix: &str) {
+        Store::subscribe(subscriber, prefix).await;
+        self.look_again();
     }
 }
 
