@@ -3,7 +3,9 @@
 
 mod moves;
 mod primary;
+mod program;
 mod refusals;
+mod tls;
 
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
