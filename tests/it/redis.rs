@@ -1,6 +1,7 @@
 //! Redis as it is run in production: with TLS, users and replicas, as a cluster, and in every state in which it
 //! answers and cannot be worked with.
 
+mod acl;
 mod moves;
 mod primary;
 mod program;
