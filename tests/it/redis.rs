@@ -2,6 +2,7 @@
 //! answers and cannot be worked with.
 
 mod acl;
+mod cluster;
 mod moves;
 mod primary;
 mod program;
