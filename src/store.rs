@@ -4,29 +4,19 @@
 //! trip. A refusal ("the queue is full") is a value; an `Err` means that Redis could not be asked.
 
 mod answers;
+mod connection;
 pub mod events;
 pub mod failure;
 pub mod reply;
 
 pub use answers::*;
 
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
-
 use fred::bytes_utils::Str;
-use fred::clients::{Client, SubscriberClient};
-use fred::prelude::{
-    Builder, ClientLike, Config as RedisConfig, Error as RedisError, EventInterface, KeysInterface, PubsubInterface,
-    ReconnectPolicy, ServerConfig,
-};
-use fred::types::config::{ClusterDiscoveryPolicy, ReconnectError, Server};
+use fred::prelude::{ClientLike, Error as RedisError, KeysInterface};
 use fred::types::scripts::Script;
-use fred::types::{ClusterHash, ConnectHandle, CustomCommand, Value as RedisValue};
+use fred::types::{ClusterHash, CustomCommand, SetOptions, Value as RedisValue};
 use fred::util::redis_keyslot;
 use serde_json::{Value, json};
-use tokio::sync::broadcast;
-use tokio::sync::broadcast::error::TryRecvError;
-use tokio::time::timeout;
 
 use crate::container::{Container, FleetPolicy, FleetSnapshot};
 use crate::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
@@ -34,18 +24,9 @@ use crate::protocol::{
     ClaimRequest, ContainerPhase, HELD_BYTES, HELD_MESSAGES, HeldMessage, ReadyRequest, WaitingConnection,
 };
 use crate::session::{EndReason, NewSession, Session, SessionStatus};
+use connection::Connection;
 use failure::Failure;
 use reply::Reply;
-
-/// How long a command may take before the caller is told that Redis is not available: the answer must be with the
-/// client within two seconds, on a busy machine too.
-const COMMAND_TIMEOUT: Duration = Duration::from_millis(1_200);
-
-/// How long a connection may take to show that it still leads anywhere, and another to take its place. With a
-/// command after it the answer is still within the two seconds.
-const WAKE_TIMEOUT: Duration = Duration::from_millis(250);
-
-const SUBSCRIBE_PAUSE: Duration = Duration::from_millis(500);
 
 /// Redis could not be asked, or answered what no script of ours answers.
 #[derive(Debug, thiserror::Error)]
@@ -122,21 +103,12 @@ scripts!(
 /// A handle on Redis. Cheap to clone; all clones share one multiplexed connection.
 #[derive(Clone)]
 pub struct Store {
-    client: Client,
-    link: Arc<Mutex<Link>>,
+    connection: Connection,
     scripts: Scripts,
     prefix: String,
     /// The one key that every script is given, and its slot on a cluster.
     anchor: RedisValue,
     slot: u16,
-}
-
-/// What is known of the connection beside what its commands say.
-struct Link {
-    task: ConnectHandle,
-    errors: broadcast::Receiver<(RedisError, Option<Server>)>,
-    /// Why it could last not be made.
-    last: Option<RedisError>,
 }
 
 impl std::fmt::Debug for Store {
@@ -145,85 +117,17 @@ impl std::fmt::Debug for Store {
     }
 }
 
-fn builder(endpoint: &str) -> Result<Builder, StoreError> {
-    let mut config = RedisConfig::from_url(endpoint).map_err(StoreError::Endpoint)?;
-    config.fail_fast = false;
-    if let ServerConfig::Clustered { policy, .. } = &mut config.server {
-        // The nodes that were named may be gone, and those that were found lead on.
-        *policy = ClusterDiscoveryPolicy::UseCache;
-    }
-    let mut policy = ReconnectPolicy::new_exponential(0, 1, 500, 2);
-    // The first connection waits for the first delay, too, and a function that was frozen or has just been started
-    // connects while a request waits; the usual jitter is 100 ms.
-    policy.set_jitter(2);
-    let clustered = config.server.is_clustered();
-    let mut builder = Builder::from_config(config);
-    builder
-        .with_performance_config(|performance| {
-            performance.default_command_timeout = COMMAND_TIMEOUT;
-        })
-        .with_connection_config(|connection| {
-            connection.connection_timeout = Duration::from_secs(2);
-            connection.internal_command_timeout = Duration::from_secs(2);
-            // Every script may be repeated, so a command that was under way when the connection broke is.
-            connection.max_command_attempts = 2;
-            // Whoever answers so may not be the one that the name stands for any more: it is looked up anew.
-            connection.reconnect_errors = vec![
-                ReconnectError::ReadOnly,
-                ReconnectError::MasterDown,
-                ReconnectError::ClusterDown,
-                ReconnectError::Loading,
-            ];
-            connection.reconnect_on_auth_error = true;
-            if clustered {
-                // While a replica takes over, the nodes send each other's clients to and fro for some milliseconds.
-                connection.max_command_attempts = 10;
-                connection.max_redirections = 10;
-                connection.cluster_cache_update_delay = Duration::from_millis(20);
-            }
-            // A Redis that accepts and never answers.
-            connection.unresponsive.max_timeout = Some(Duration::from_secs(3));
-            connection.unresponsive.interval = Duration::from_secs(1);
-        })
-        .set_policy(policy);
-    Ok(builder)
-}
-
 impl Store {
     /// Makes the handle and begins to connect. A Redis that is not there is no error here: it may come.
     pub fn open(endpoint: &str, prefix: &str) -> Result<Self, StoreError> {
-        let client = builder(endpoint)?.build().map_err(StoreError::Endpoint)?;
         let anchor = format!("{prefix}pending-sessions");
-        let errors = client.error_rx();
-        let link = Link { task: client.connect(), errors, last: None };
         Ok(Self {
-            client,
-            link: Arc::new(Mutex::new(link)),
+            connection: Connection::open(endpoint)?,
             scripts: Scripts::new(),
             prefix: prefix.to_owned(),
             slot: redis_keyslot(anchor.as_bytes()),
             anchor: anchor.into(),
         })
-    }
-
-    /// For a second connection, on which the moves made by any process are told. It is to be subscribed whenever it
-    /// was made.
-    pub fn subscriber(endpoint: &str) -> Result<SubscriberClient, StoreError> {
-        let mut builder = builder(endpoint)?;
-        builder.with_performance_config(|performance| {
-            // A burst of sessions is a burst of events; one that is missed makes everybody look again. Only here:
-            // a client makes eight such channels at once, and they are megabytes.
-            performance.broadcast_channel_capacity = 8_192;
-        });
-        builder.build_subscriber_client().map_err(StoreError::Endpoint)
-    }
-
-    /// Returns when it is done, however long Redis takes to come.
-    pub async fn subscribe(subscriber: &SubscriberClient, prefix: &str) {
-        while let Err(error) = subscriber.subscribe(format!("{prefix}events")).await {
-            tracing::debug!(%error, "redis cannot be subscribed to yet");
-            tokio::time::sleep(SUBSCRIBE_PAUSE).await;
-        }
     }
 
     /// Whether Redis can be worked with: asked as every script is, of the server that holds the keys.
@@ -234,38 +138,36 @@ impl Store {
         }
     }
 
-    /// After a pause in which this process may have been frozen. A connection that was closed meanwhile is noticed by
-    /// its next command, and costs nothing; one that was forgotten on its way says nothing, and would cost that
-    /// command all its time. Here it is found out and replaced. A Redis that is away is the next command's affair.
+    /// After a pause in which this process may have been frozen.
     pub async fn wake(&self) {
-        if matches!(timeout(WAKE_TIMEOUT, self.ping()).await, Ok(Ok(()))) {
-            return;
-        }
-        tracing::info!("redis does not answer after a pause: connecting again");
-        let _ = timeout(WAKE_TIMEOUT, self.client.force_reconnection()).await;
+        self.connection.wake(self.ping()).await;
     }
 
     /// Closes the connection.
     pub async fn close(&self) {
-        let _ = self.client.quit().await;
+        self.connection.close().await;
     }
 
     /// A value all processes on this Redis share, made by whoever asks first.
     pub async fn shared_value(&self, name: &str, proposal: &str) -> Result<String, StoreError> {
-        let key = format!("{}{name}", self.prefix);
-        let made: Result<(), _> = self.client.set(&key, proposal, None, Some(fred::types::SetOptions::NX), false).await;
-        made.map_err(|error| self.failed(error))?;
-        self.client.get(&key).await.map_err(|error| self.failed(error))
+        let (client, key) = (self.connection.client(), format!("{}{name}", self.prefix));
+        let made = client.set(&key, proposal, None, Some(SetOptions::NX), false);
+        let () = self.connection.outcome(made).await?;
+        self.connection.outcome(client.get(&key)).await
     }
 
     async fn call(&self, script: &Script, args: Value) -> Result<Reply, StoreError> {
         let args = RedisValue::from(args.to_string());
-        let mut value = self.run("EVALSHA", script.sha1(), &args).await;
-        if value.as_ref().is_err_and(|error| error.details().starts_with("NOSCRIPT")) {
-            // Which server has forgotten it is known only on the way there, so it goes the same way.
-            value = self.run("EVAL", script.lua().expect("made from its text"), &args).await;
-        }
-        Reply::new(value.map_err(|error| self.failed(error))?)
+        let run = async {
+            match self.run("EVALSHA", script.sha1(), &args).await {
+                // Which server has forgotten it is known only on the way there, so it goes the same way.
+                Err(error) if error.details().starts_with("NOSCRIPT") => {
+                    self.run("EVAL", script.lua().expect("made from its text"), &args).await
+                }
+                value => value,
+            }
+        };
+        Reply::new(self.connection.outcome(run).await?)
     }
 
     async fn run(&self, command: &'static str, script: &Str, args: &RedisValue) -> Result<RedisValue, RedisError> {
@@ -273,28 +175,7 @@ impl Store {
         // waits for it as any other command.
         let command = CustomCommand::new_static(command, ClusterHash::Custom(self.slot), false);
         let script = RedisValue::String(script.clone());
-        self.client.custom(command, vec![script, 1.into(), self.anchor.clone(), args.clone()]).await
-    }
-
-    /// What a command that was not carried out says. One that waited for a connection in vain only knows that it
-    /// waited; why there is none, the connection knows.
-    fn failed(&self, error: RedisError) -> StoreError {
-        let mut link = self.link.lock().expect("not poisoned");
-        loop {
-            match link.errors.try_recv() {
-                Ok((error, _)) => link.last = Some(error),
-                Err(TryRecvError::Lagged(_)) => {}
-                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
-            }
-        }
-        if self.client.is_connected() {
-            return error.into();
-        }
-        if link.task.is_finished() {
-            // It gives up by itself only where trying again looks useless; what is there may be replaced all the same.
-            link.task = self.client.connect();
-        }
-        link.last.clone().unwrap_or(error).into()
+        self.connection.client().custom(command, vec![script, 1.into(), self.anchor.clone(), args.clone()]).await
     }
 
     /// Writes a session at the end of the queue, within the limits. If slots are short, `container` is reserved.

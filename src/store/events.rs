@@ -8,17 +8,21 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fred::clients::SubscriberClient;
 use fred::interfaces::{ClientLike, EventInterface};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use super::{Store, StoreError};
+use super::StoreError;
+use super::connection::Subscriber;
 use crate::ids::{ContainerId, SessionId};
 use crate::session::EndReason;
 
 /// How long the connection rests after it has given up, which it does only where trying again looks useless.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+
+/// How often it is made sure that there would be something to hear.
+const PROBE: Duration = Duration::from_secs(5);
 
 /// What happened to a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,11 +106,14 @@ impl Events {
 
     /// Passes on what Redis tells, for as long as the process lives.
     pub async fn follow(self, endpoint: String, prefix: String) -> Result<(), StoreError> {
-        let subscriber = Store::subscriber(&endpoint)?;
-        let mut messages = subscriber.message_rx();
-        let mut reconnects = subscriber.reconnect_rx();
-        let mut changes = subscriber.cluster_change_rx();
-        let mut connection = subscriber.connect();
+        let subscriber = Subscriber::new(&endpoint, &prefix)?;
+        let client = subscriber.client();
+        let mut messages = client.message_rx();
+        let mut reconnects = client.reconnect_rx();
+        let mut changes = client.cluster_change_rx();
+        let mut connection = client.connect();
+        let mut probe = interval_at(Instant::now() + PROBE, PROBE);
+        probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 message = messages.recv() => match message {
@@ -121,22 +128,23 @@ impl Events {
                     Err(RecvError::Closed) => break,
                 },
                 // The first connection is one of them.
-                Ok(_) | Err(RecvError::Lagged(_)) = reconnects.recv() => self.listen(&subscriber, &prefix).await,
+                Ok(_) | Err(RecvError::Lagged(_)) = reconnects.recv() => self.listen(&subscriber).await,
                 // A cluster's node that leaves it takes the subscription along, and none need come in its place.
-                Ok(_) | Err(RecvError::Lagged(_)) = changes.recv() => self.listen(&subscriber, &prefix).await,
+                Ok(_) | Err(RecvError::Lagged(_)) = changes.recv() => self.listen(&subscriber).await,
                 _ = &mut connection => {
                     tokio::time::sleep(RECONNECT_PAUSE).await;
-                    connection = subscriber.connect();
+                    connection = client.connect();
                 }
+                _ = probe.tick() => subscriber.probe().await,
             }
         }
-        let _ = subscriber.quit().await;
+        let _ = client.quit().await;
         Ok(())
     }
 
     /// First the ears, then the look: what happens in between would be missed.
-    async fn listen(&self, subscriber: &SubscriberClient, prefix: &str) {
-        Store::subscribe(subscriber, prefix).await;
+    async fn listen(&self, subscriber: &Subscriber) {
+        subscriber.subscribe().await;
         self.look_again();
     }
 }

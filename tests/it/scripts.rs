@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-pub fn scripts() -> Vec<(String, String)> {
+fn scripts() -> Vec<(String, String)> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store");
     let mut scripts: Vec<(String, String)> = std::fs::read_dir(dir)
         .expect("readable")

@@ -1,11 +1,13 @@
 //! The name of the primary comes to stand for another server, as where a service fails over behind a DNS name.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::{Failure, PATIENCE, Server, a_session_lives, is_ready, is_refused, plane};
 use crate::audit::Contents;
@@ -60,6 +62,42 @@ async fn follows(replica: &Server, primary: &Server) {
         if info.contains("master_link_status:up") { Ok(()) } else { Err(info) }
     })
     .await;
+}
+
+/// One that never breaks a connection and never answers, as a machine that is gone.
+#[tokio::test]
+async fn a_primary_that_hangs_is_left_for_the_one_that_the_name_stands_for_while_requests_come() {
+    let quick = ["--repl-diskless-sync-delay", "0"];
+    let (first, second) = (Server::start(&quick), Server::start(&quick));
+    follows(&second, &first).await;
+    let name = Name::of(&first).await;
+    let plane = plane(&name.url(), &[]).await;
+    is_ready(&plane).await;
+    first.redis.signal("-STOP");
+    redis_command(&second.redis.client().await, &["REPLICAOF", "NO", "ONE"]).await;
+    name.point_to(&second);
+    let client = plane.client("key-one");
+    let ready = CancellationToken::new();
+    // More than one at a time, so that there is always one that has just been sent.
+    let ask = async {
+        while !ready.is_cancelled() {
+            let started = Instant::now();
+            if client.get("/ready").await.status == StatusCode::OK {
+                ready.cancel();
+            }
+            let took = started.elapsed();
+            assert!(took < Duration::from_secs(2), "it took {took:?}");
+        }
+    };
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        while !ready.is_cancelled() {
+            client.get("/ready").await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, async { tokio::join!(ask, later) }).await.expect("it is ready again");
+    a_session_lives(&plane).await;
+    first.redis.signal("-CONT");
 }
 
 #[tokio::test]
