@@ -325,6 +325,13 @@ fn redis_url(endpoint: &str) -> Option<String> {
     Some(if has_port { format!("redis://{endpoint}") } else { format!("redis://{endpoint}:6379") })
 }
 
+/// Whether all keys that begin with it belong to one slot of a cluster, by Redis' rule: what stands between the first
+/// brace and the next closing one decides, if anything does.
+fn has_hash_tag(prefix: &str) -> bool {
+    let tag = prefix.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
+    tag.is_some_and(|(tag, _)| !tag.is_empty())
+}
+
 impl Config {
     pub fn from_env() -> Result<Self, Faults> {
         Self::read(&env)
@@ -374,7 +381,7 @@ impl Config {
             required(&mut env, "REDIS_ENDPOINT");
         }
         let key_prefix = env.text("KEY_PREFIX").unwrap_or_default();
-        if redis_endpoint.as_ref().is_some_and(|url| url.0.contains("-cluster://")) && !key_prefix.contains('{') {
+        if redis_endpoint.as_ref().is_some_and(|url| url.0.contains("-cluster://")) && !has_hash_tag(&key_prefix) {
             env.fault("KEY_PREFIX", "must hold a hash tag on a cluster, as in {wallcrawler}:");
         }
 
@@ -699,6 +706,21 @@ mod tests {
         ] {
             assert_eq!(redis_url(endpoint).as_deref(), url, "{endpoint}");
         }
+    }
+
+    #[test]
+    fn on_a_cluster_the_prefix_keeps_all_keys_in_one_slot() {
+        for endpoint in ["redis-cluster://a:1", "rediss-cluster://a:1"] {
+            let read = |prefix| read(&[("REDIS_ENDPOINT", endpoint), ("KEY_PREFIX", prefix)]);
+            for prefix in ["{wallcrawler}:", "staging:{w}", "{{}:"] {
+                assert!(read(prefix).is_ok(), "{prefix}");
+            }
+            for prefix in ["", "wallcrawler:", "{}:", "{wallcrawler:", "}wallcrawler{:", "{}{w}:"] {
+                let faults = read(prefix).expect_err("refused").0;
+                assert_eq!(faults, ["KEY_PREFIX must hold a hash tag on a cluster, as in {wallcrawler}:"], "{prefix}");
+            }
+        }
+        assert!(read(&[("REDIS_ENDPOINT", "redis://a:1"), ("KEY_PREFIX", "wallcrawler:")]).is_ok());
     }
 
     #[test]

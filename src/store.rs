@@ -4,21 +4,19 @@
 //! trip. A refusal ("the queue is full") is a value; an `Err` means that Redis could not be asked.
 
 mod answers;
+mod connection;
 pub mod events;
+pub mod failure;
 pub mod reply;
 
 pub use answers::*;
 
-use std::time::Duration;
-
-use fred::clients::{Client, SubscriberClient};
-use fred::prelude::{
-    Builder, ClientLike, Config as RedisConfig, Error as RedisError, KeysInterface, PubsubInterface, ReconnectPolicy,
-};
-use fred::types::Value as RedisValue;
+use fred::bytes_utils::Str;
+use fred::prelude::{ClientLike, Error as RedisError, KeysInterface};
 use fred::types::scripts::Script;
+use fred::types::{ClusterHash, CustomCommand, SetOptions, Value as RedisValue};
+use fred::util::redis_keyslot;
 use serde_json::{Value, json};
-use tokio::time::timeout;
 
 use crate::container::{FleetPolicy, FleetSnapshot};
 use crate::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
@@ -26,54 +24,59 @@ use crate::protocol::{
     ClaimRequest, ContainerPhase, HELD_BYTES, HELD_MESSAGES, HeldMessage, ReadyRequest, WaitingConnection,
 };
 use crate::session::{EndReason, NewSession, Session, SessionStatus};
+use connection::Connection;
+use failure::Failure;
 use reply::Reply;
-
-/// How long a command may take before the caller is told that Redis is not available: the answer must be with the
-/// client within two seconds, on a busy machine too.
-const COMMAND_TIMEOUT: Duration = Duration::from_millis(1_200);
-
-/// How long a connection may take to show that it still leads anywhere, and another to take its place. With a
-/// command after it the answer is still within the two seconds.
-const WAKE_TIMEOUT: Duration = Duration::from_millis(250);
-
-const SUBSCRIBE_PAUSE: Duration = Duration::from_millis(500);
 
 /// Redis could not be asked, or answered what no script of ours answers.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("redis is not available")]
-    Unavailable(#[source] RedisError),
+    #[error("redis is not available: {0}")]
+    Unavailable(Failure, #[source] RedisError),
+    #[error("REDIS_ENDPOINT cannot be used")]
+    Endpoint(#[source] RedisError),
     #[error("redis answered what no script of ours answers: {0}")]
     Unexpected(String),
 }
 
 impl From<RedisError> for StoreError {
     fn from(error: RedisError) -> Self {
-        StoreError::Unavailable(error)
+        StoreError::Unavailable(Failure::of(&error), error)
     }
 }
 
 macro_rules! scripts {
-    ($($name:ident),* $(,)?) => {
+    ($($flags:literal: $($name:ident),* ;)*) => {
         /// Every script, ready to be called by its digest.
         #[derive(Clone)]
-        struct Scripts { $($name: Script),* }
+        struct Scripts { $($($name: Script),*),* }
 
         impl Scripts {
             fn new() -> Self {
                 Self {
-                    $($name: Script::from_lua(concat!(
+                    $($($name: Script::from_lua(concat!(
+                        $flags,
+                        "\n",
                         include_str!("store/shared.lua"),
                         include_str!(concat!("store/", stringify!($name), ".lua")),
-                    ))),*
+                    ))),*),*
                 }
             }
         }
     };
 }
 
+// With such a first line Redis looks before a script runs, and not at its first write: a server that may not be
+// written to refuses it also where it only reads, for what a former primary knows may be old. When its memory is full,
+// new sessions are refused, and whatever goes on with what is there is not. Of `route` only the keeping of messages
+// is, so there the first write decides.
 scripts!(
-    create,
+    "#!lua":
+    create;
+    "":
+    route;
+    "#!lua flags=allow-oom":
+    ping,
     get,
     list,
     claim,
@@ -82,7 +85,6 @@ scripts!(
     reach,
     disconnect,
     enter,
-    route,
     deliver,
     delivered,
     closing,
@@ -96,16 +98,18 @@ scripts!(
     drain,
     lose_container,
     beat_server,
-    lose_server,
+    lose_server;
 );
 
 /// A handle on Redis. Cheap to clone; all clones share one multiplexed connection.
 #[derive(Clone)]
 pub struct Store {
-    client: Client,
+    connection: Connection,
     scripts: Scripts,
     prefix: String,
-    anchor: String,
+    /// The one key that every script is given, and its slot on a cluster.
+    anchor: RedisValue,
+    slot: u16,
 }
 
 impl std::fmt::Debug for Store {
@@ -114,101 +118,65 @@ impl std::fmt::Debug for Store {
     }
 }
 
-fn builder(endpoint: &str) -> Result<Builder, StoreError> {
-    let config = RedisConfig { fail_fast: false, ..RedisConfig::from_url(endpoint)? };
-    let mut policy = ReconnectPolicy::new_exponential(0, 1, 500, 2);
-    // The first connection waits for the first delay, too, and a function that was frozen or has just been started
-    // connects while a request waits; the usual jitter is 100 ms.
-    policy.set_jitter(2);
-    let mut builder = Builder::from_config(config);
-    builder
-        .with_performance_config(|performance| {
-            performance.default_command_timeout = COMMAND_TIMEOUT;
-        })
-        .with_connection_config(|connection| {
-            connection.connection_timeout = Duration::from_secs(2);
-            connection.internal_command_timeout = Duration::from_secs(2);
-            // Every script may be repeated, so a command that was under way when the connection broke is.
-            connection.max_command_attempts = 2;
-            // A Redis that accepts and never answers.
-            connection.unresponsive.max_timeout = Some(Duration::from_secs(3));
-            connection.unresponsive.interval = Duration::from_secs(1);
-        })
-        .set_policy(policy);
-    Ok(builder)
-}
-
 impl Store {
     /// Makes the handle and begins to connect. A Redis that is not there is no error here: it may come.
     pub fn open(endpoint: &str, prefix: &str) -> Result<Self, StoreError> {
-        let client = builder(endpoint)?.build()?;
-        client.connect();
+        let anchor = format!("{prefix}pending-sessions");
         Ok(Self {
-            client,
+            connection: Connection::open(endpoint)?,
             scripts: Scripts::new(),
             prefix: prefix.to_owned(),
-            anchor: format!("{prefix}pending-sessions"),
+            slot: redis_keyslot(anchor.as_bytes()),
+            anchor: anchor.into(),
         })
     }
 
-    /// A second connection, on which the moves made by any process are told. Returns when it is subscribed,
-    /// however long Redis takes to come.
-    pub async fn subscribe(endpoint: &str, prefix: &str) -> Result<SubscriberClient, StoreError> {
-        let mut builder = builder(endpoint)?;
-        builder.with_performance_config(|performance| {
-            // A burst of sessions is a burst of events; one that is missed makes everybody look again. Only here:
-            // a client makes eight such channels at once, and they are megabytes.
-            performance.broadcast_channel_capacity = 8_192;
-        });
-        let subscriber = builder.build_subscriber_client()?;
-        subscriber.connect();
-        while let Err(error) = subscriber.subscribe(format!("{prefix}events")).await {
-            tracing::debug!(%error, "redis cannot be subscribed to yet");
-            tokio::time::sleep(SUBSCRIBE_PAUSE).await;
-        }
-        Ok(subscriber)
-    }
-
-    /// After a reconnection. Returns when it is done.
-    pub async fn subscribe_again(subscriber: &SubscriberClient) {
-        while let Err(error) = subscriber.resubscribe_all().await {
-            tracing::debug!(%error, "redis cannot be subscribed to yet");
-            tokio::time::sleep(SUBSCRIBE_PAUSE).await;
-        }
-    }
-
-    /// Whether Redis answers.
+    /// Whether Redis can be worked with: asked as every script is, of the server that holds the keys.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        Ok(self.client.ping::<()>(None).await?)
+        match self.call(&self.scripts.ping, json!({})).await?.word()?.as_str() {
+            "pong" => Ok(()),
+            word => Err(unexpected("ping", word)),
+        }
     }
 
-    /// After a pause in which this process may have been frozen. A connection that was closed meanwhile is noticed by
-    /// its next command, and costs nothing; one that was forgotten on its way says nothing, and would cost that
-    /// command all its time. Here it is found out and replaced. A Redis that is away is the next command's affair.
+    /// After a pause in which this process may have been frozen.
     pub async fn wake(&self) {
-        if matches!(timeout(WAKE_TIMEOUT, self.ping()).await, Ok(Ok(()))) {
-            return;
-        }
-        tracing::info!("redis does not answer after a pause: connecting again");
-        let _ = timeout(WAKE_TIMEOUT, self.client.force_reconnection()).await;
+        self.connection.wake(self.ping()).await;
     }
 
     /// Closes the connection.
     pub async fn close(&self) {
-        let _ = self.client.quit().await;
+        self.connection.close().await;
     }
 
     /// A value all processes on this Redis share, made by whoever asks first.
     pub async fn shared_value(&self, name: &str, proposal: &str) -> Result<String, StoreError> {
-        let key = format!("{}{name}", self.prefix);
-        let () = self.client.set(&key, proposal, None, Some(fred::types::SetOptions::NX), false).await?;
-        Ok(self.client.get(&key).await?)
+        let (client, key) = (self.connection.client(), format!("{}{name}", self.prefix));
+        let made = client.set(&key, proposal, None, Some(SetOptions::NX), false);
+        let () = self.connection.outcome(made).await?;
+        self.connection.outcome(client.get(&key)).await
     }
 
     async fn call(&self, script: &Script, args: Value) -> Result<Reply, StoreError> {
-        let value: RedisValue =
-            script.evalsha_with_reload(&self.client, vec![self.anchor.as_str()], vec![args.to_string()]).await?;
-        Reply::new(value)
+        let args = RedisValue::from(args.to_string());
+        let run = async {
+            match self.run("EVALSHA", script.sha1(), &args).await {
+                // Which server has forgotten it is known only on the way there, so it goes the same way.
+                Err(error) if error.details().starts_with("NOSCRIPT") => {
+                    self.run("EVAL", script.lua().expect("made from its text"), &args).await
+                }
+                value => value,
+            }
+        };
+        Reply::new(self.connection.outcome(run).await?)
+    }
+
+    async fn run(&self, command: &'static str, script: &Str, args: &RedisValue) -> Result<RedisValue, RedisError> {
+        // Not by the library's own calls for scripts: on a cluster that it has not seen yet they fail at once, and this
+        // waits for it as any other command.
+        let command = CustomCommand::new_static(command, ClusterHash::Custom(self.slot), false);
+        let script = RedisValue::String(script.clone());
+        self.connection.client().custom(command, vec![script, 1.into(), self.anchor.clone(), args.clone()]).await
     }
 
     /// Writes a session at the end of the queue, within the limits. If slots are short, `container` is reserved.

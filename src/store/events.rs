@@ -7,13 +7,23 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use fred::interfaces::{ClientLike, EventInterface};
-use tokio::sync::{Notify, broadcast, watch};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use super::{Store, StoreError};
+use super::StoreError;
+use super::connection::Subscriber;
 use crate::ids::{ContainerId, SessionId};
 use crate::session::EndReason;
+
+/// How long the connection rests after it has given up, which it does only where trying again looks useless.
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+
+/// How often it is made sure that there would be something to hear.
+const PROBE: Duration = Duration::from_secs(5);
 
 /// What happened to a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,9 +155,14 @@ impl Events {
 
     /// Passes on what Redis tells, for as long as the process lives.
     pub async fn follow(self, endpoint: String, prefix: String) -> Result<(), StoreError> {
-        let subscriber = Store::subscribe(&endpoint, &prefix).await?;
-        let mut messages = subscriber.message_rx();
-        let mut reconnects = subscriber.reconnect_rx();
+        let subscriber = Subscriber::new(&endpoint, &prefix)?;
+        let client = subscriber.client();
+        let mut messages = client.message_rx();
+        let mut reconnects = client.reconnect_rx();
+        let mut changes = client.cluster_change_rx();
+        let mut connection = client.connect();
+        let mut probe = interval_at(Instant::now() + PROBE, PROBE);
+        probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 message = messages.recv() => match message {
@@ -155,24 +170,31 @@ impl Events {
                         Some(Some(message)) => self.tell(message),
                         _ => tracing::warn!("an event that nobody here understands: is another version running?"),
                     },
-                    Err(broadcast::error::RecvError::Lagged(missed)) => {
+                    Err(RecvError::Lagged(missed)) => {
                         tracing::warn!(missed, "events came faster than they could be passed on");
                         self.look_again();
                     }
-                    Err(broadcast::error::RecvError::Closed) => break,
+                    Err(RecvError::Closed) => break,
                 },
-                reconnected = reconnects.recv() => match reconnected {
-                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {
-                        // First the ears, then the look: what happens in between would be missed.
-                        Store::subscribe_again(&subscriber).await;
-                        self.look_again();
-                    }
-                    Err(broadcast::error::RecvError::Closed) => break,
-                },
+                // The first connection is one of them.
+                Ok(_) | Err(RecvError::Lagged(_)) = reconnects.recv() => self.listen(&subscriber).await,
+                // A cluster's node that leaves it takes the subscription along, and none need come in its place.
+                Ok(_) | Err(RecvError::Lagged(_)) = changes.recv() => self.listen(&subscriber).await,
+                _ = &mut connection => {
+                    tokio::time::sleep(RECONNECT_PAUSE).await;
+                    connection = client.connect();
+                }
+                _ = probe.tick() => subscriber.probe().await,
             }
         }
-        let _ = subscriber.quit().await;
+        let _ = client.quit().await;
         Ok(())
+    }
+
+    /// First the ears, then the look: what happens in between would be missed.
+    async fn listen(&self, subscriber: &Subscriber) {
+        subscriber.subscribe().await;
+        self.look_again();
     }
 }
 

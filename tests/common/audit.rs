@@ -40,32 +40,38 @@ fn pairs(value: Value) -> Vec<(String, String)> {
 
 impl Contents {
     pub async fn read(redis: &RedisClient) -> Self {
+        Self::read_below(redis, "").await
+    }
+
+    /// What one control plane of several has there, by its keys without their prefix.
+    pub async fn read_below(redis: &RedisClient, prefix: &str) -> Self {
         let mut contents = Self::default();
-        for key in texts(redis_command(redis, &["KEYS", "*"]).await) {
-            match redis_command(redis, &["TYPE", &key]).await.into_string().expect("a type").as_str() {
+        for whole in texts(redis_command(redis, &["KEYS", "*"]).await) {
+            let Some(key) = whole.strip_prefix(prefix).map(str::to_owned) else { continue };
+            match redis_command(redis, &["TYPE", &whole]).await.into_string().expect("a type").as_str() {
                 "hash" => {
-                    let hash = pairs(redis_command(redis, &["HGETALL", &key]).await).into_iter().collect();
+                    let hash = pairs(redis_command(redis, &["HGETALL", &whole]).await).into_iter().collect();
                     contents.hashes.insert(key, hash);
                 }
                 "set" => {
-                    let members = texts(redis_command(redis, &["SMEMBERS", &key]).await).into_iter().collect();
+                    let members = texts(redis_command(redis, &["SMEMBERS", &whole]).await).into_iter().collect();
                     contents.sets.insert(key, members);
                 }
                 "zset" => {
-                    let members = pairs(redis_command(redis, &["ZRANGE", &key, "0", "-1", "WITHSCORES"]).await);
+                    let members = pairs(redis_command(redis, &["ZRANGE", &whole, "0", "-1", "WITHSCORES"]).await);
                     let members =
                         members.into_iter().map(|(member, score)| (member, score.parse().expect("a score"))).collect();
                     contents.sorted.insert(key, members);
                 }
                 "list" => {
-                    contents.lists.insert(key.clone(), texts(redis_command(redis, &["LRANGE", &key, "0", "-1"]).await));
+                    contents.lists.insert(key, texts(redis_command(redis, &["LRANGE", &whole, "0", "-1"]).await));
                 }
                 "string" => {
                     contents.texts.insert(key);
                 }
                 // It expired between the two questions.
                 "none" => {}
-                other => panic!("{key} is a {other}"),
+                other => panic!("{whole} is a {other}"),
             }
         }
         contents

@@ -14,6 +14,7 @@ mod lambda;
 mod model;
 mod outages;
 mod races;
+mod redis;
 mod round_trips;
 #[cfg(feature = "lambda")]
 #[path = "../common/runtime_api.rs"]
