@@ -262,6 +262,12 @@ pub async fn lose_server(app: &App, server: &ServerId, silent_since_ms: Option<u
     Ok(())
 }
 
+/// This server is about to end, and its connections have: nobody needs to miss its heartbeat. One that is still
+/// entered keeps the server's place, until others find it lost.
+pub async fn sign_off(app: &App) -> Result<(), StoreError> {
+    app.store.lose_server(&app.server_id, None, 1, now_ms()).await.map(drop)
+}
+
 /// A client's connection has ended. Returns the way to the container that must be told, if a gateway held it.
 pub async fn disconnect(
     app: &App,

@@ -144,6 +144,11 @@ impl Server {
         let served = serving.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
         for task in background {
             task.abort();
+            // It may be in the middle of a step, and beat once more.
+            let _ = task.await;
+        }
+        if let Err(error) = lifecycle::sign_off(&app).await {
+            tracing::warn!(error = %Causes(&error), "this server could not sign off");
         }
         app.store.close().await;
         if let Some(redis) = redis {

@@ -84,3 +84,19 @@ async fn nothing_but_the_sockets_is_lost_when_the_server_is_killed_and_comes_bac
 async fn nothing_but_the_sockets_is_lost_when_the_server_is_killed_and_comes_back_soon() {
     restart(SHORT).await;
 }
+
+/// Whoever looks next need not wait until it is found silent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_ends_in_order_leaves_no_trace_of_itself() {
+    let mut scene = Scene::new(&[]).await;
+    let session = scene.create().await;
+    let mut cdp = scene.connect(&session).await;
+    assert_eq!(cdp.evaluate("1 + 1").await, json!(2));
+    assert_eq!(scene.contents().await.sorted["servers"].len(), 1);
+    scene.stop_server().await;
+    let contents = scene.contents().await;
+    assert!(!contents.sorted.contains_key("servers"), "{:?}", contents.sorted["servers"]);
+    let carried: Vec<_> = contents.sets.keys().filter(|key| key.starts_with("server:")).collect();
+    assert!(carried.is_empty(), "{carried:?}");
+    scene.finish().await;
+}
