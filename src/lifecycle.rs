@@ -176,9 +176,13 @@ pub async fn ended(
 ) -> Result<bool, StoreError> {
     let by = EndedBy::Holder { container, lease: report.lease };
     let ended = app.store.end(id, by, report.reason, &app.limits, now_ms()).await?;
-    if let Ended::Now(session) = &ended {
-        log_end(&session.id, report.reason);
-        close_soon(app).await;
+    match &ended {
+        Ended::Now(session) => {
+            log_end(&session.id, session.end_reason.unwrap_or(report.reason));
+            close_soon(app).await;
+        }
+        Ended::Requeued => log_requeue(id),
+        Ended::Already(_) | Ended::Unknown => {}
     }
     Ok(!matches!(ended, Ended::Unknown))
 }
@@ -192,7 +196,7 @@ pub async fn release(app: &App, id: &SessionId, owner: &UserId) -> Result<Option
             Ok(Some(session))
         }
         Ended::Already(session) => Ok(Some(session)),
-        Ended::Unknown => Ok(None),
+        Ended::Requeued | Ended::Unknown => Ok(None),
     }
 }
 
@@ -231,9 +235,7 @@ pub async fn lose_container(
     stop(app, container, task).await;
     for (id, outcome) in sessions {
         match outcome {
-            Outcome::Requeued => {
-                tracing::info!(session.id = %id, session.status = "pending", "session requeued");
-            }
+            Outcome::Requeued => log_requeue(&id),
             Outcome::Ended(reason) => log_end(&id, reason),
         }
     }
@@ -329,4 +331,8 @@ async fn close_ended(app: &App) -> Result<(), StoreError> {
 
 fn log_end(id: &SessionId, reason: EndReason) {
     tracing::info!(session.id = %id, session.status = "ended", end.reason = %reason, "session ended");
+}
+
+fn log_requeue(id: &SessionId) {
+    tracing::info!(session.id = %id, session.status = "pending", "session requeued");
 }

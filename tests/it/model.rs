@@ -72,23 +72,65 @@ pub fn claim_request(container: &ContainerId, max: u32, held: &[SessionId]) -> C
 
 #[derive(Debug, Clone)]
 enum Move {
-    Create { user: u8, keep_alive: bool },
-    Claim { container: u8, max: u8, forgets: bool, draining: bool },
-    Ready { session: u8 },
-    Connect { session: u8 },
-    Disconnect { session: u8, reached: bool },
-    Enter { session: u8 },
-    Message { session: u8, length: u8 },
-    Deliver { session: u8, stranger: bool },
-    Depart { session: u8 },
-    Close { limit: u8 },
-    Release { session: u8 },
-    Ended { session: u8, stale: bool },
-    Lose { container: u8 },
-    Leave { container: u8 },
-    Drain { container: u8 },
+    Create {
+        user: u8,
+        keep_alive: bool,
+    },
+    Claim {
+        container: u8,
+        max: u8,
+        forgets: bool,
+        draining: bool,
+    },
+    Ready {
+        session: u8,
+    },
+    Connect {
+        session: u8,
+    },
+    Disconnect {
+        session: u8,
+        reached: bool,
+    },
+    Enter {
+        session: u8,
+    },
+    Message {
+        session: u8,
+        length: u8,
+    },
+    Deliver {
+        session: u8,
+        stranger: bool,
+    },
+    Depart {
+        session: u8,
+    },
+    Close {
+        limit: u8,
+    },
+    Release {
+        session: u8,
+    },
+    /// Its browser is gone, by itself or because its container is being stopped.
+    Ended {
+        session: u8,
+        stale: bool,
+        stopped: bool,
+    },
+    Lose {
+        container: u8,
+    },
+    Leave {
+        container: u8,
+    },
+    Drain {
+        container: u8,
+    },
     LoseServer,
-    Pass { seconds: u16 },
+    Pass {
+        seconds: u16,
+    },
     Purge,
 }
 
@@ -107,7 +149,8 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         3 => any::<u8>().prop_map(|session| Move::Depart { session }),
         1 => (1..4u8).prop_map(|limit| Move::Close { limit }),
         2 => any::<u8>().prop_map(|session| Move::Release { session }),
-        2 => (any::<u8>(), proptest::bool::weighted(0.3)).prop_map(|(session, stale)| Move::Ended { session, stale }),
+        2 => (any::<u8>(), proptest::bool::weighted(0.3), any::<bool>())
+            .prop_map(|(session, stale, stopped)| Move::Ended { session, stale, stopped }),
         2 => (0..4u8).prop_map(|container| Move::Lose { container }),
         1 => (0..4u8).prop_map(|container| Move::Leave { container }),
         1 => (0..4u8).prop_map(|container| Move::Drain { container }),
@@ -495,19 +538,30 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
                     model.end(index, EndReason::Released);
                 }
                 Ended::Already(session) => assert_eq!(session.end_reason, expected.reason),
+                Ended::Requeued => panic!("its owner has ended it"),
                 Ended::Unknown => assert!(expected.purge_at <= now),
             }
         }
-        Move::Ended { session, stale } => {
+        Move::Ended { session, stale, stopped } => {
             let Some(index) = model.pick(*session) else { return };
             let expected = model.sessions[index].clone();
             let Some(container) = &expected.container else { return };
             let lease = if *stale { expected.lease.wrapping_sub(1) } else { expected.lease };
             let by = EndedBy::Holder { container, lease };
-            match store.end(&expected.id, by, EndReason::BrowserCrashed, &limits, now).await.expect("redis answers") {
-                Ended::Now(_) => {
+            let reason = if *stopped { EndReason::ContainerLost } else { EndReason::BrowserCrashed };
+            match store.end(&expected.id, by, reason, &limits, now).await.expect("redis answers") {
+                Ended::Now(session) => {
                     assert!(!stale && expected.status == SessionStatus::Active);
-                    model.end(index, EndReason::BrowserCrashed);
+                    if *stopped {
+                        let outcome = model.lose_session(index);
+                        assert_eq!(Some(outcome), session.end_reason.map(Outcome::Ended));
+                    } else {
+                        model.end(index, reason);
+                    }
+                }
+                Ended::Requeued => {
+                    assert!(!stale && *stopped);
+                    assert_eq!(model.lose_session(index), Outcome::Requeued);
                 }
                 Ended::Already(_) => assert!(!stale && expected.status == SessionStatus::Ended),
                 Ended::Unknown => assert!(*stale || expected.purge_at <= now),
