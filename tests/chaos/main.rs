@@ -45,7 +45,7 @@ use crate::verdict::Verdict;
 
 /// As part of the tests.
 const SHORT_SECONDS: u64 = 20;
-const CLIENTS: u64 = 14;
+const CLIENTS: u64 = 20;
 /// What the second user asks for at once, every few seconds.
 const BURST: u64 = 8;
 const BETWEEN_BURSTS: Duration = Duration::from_secs(6);

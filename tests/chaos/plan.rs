@@ -50,6 +50,8 @@ pub enum Kind {
     RedisKilled,
     RedisRestarted,
     RedisSilent,
+    /// Only for writes, and for as long as it takes to audit all that is in it.
+    RedisPaused,
     RedisFailover,
     RedisConnectionsCut,
     ServerPartitioned,
@@ -100,6 +102,7 @@ impl Scene {
                     (2, RedisKilled),
                     (1, RedisRestarted),
                     (2, RedisSilent),
+                    (2, RedisPaused),
                     (3, RedisFailover),
                     (2, RedisConnectionsCut),
                     (2, ServerPartitioned),
@@ -125,7 +128,9 @@ impl Scene {
             ServerKilled | ServerStopped | AllServersKilled => random.between(50, 5_000),
             ContainerFrozenBriefly => random.between(200, 1_500),
             ContainerFrozenTooLong => random.between(4_000, 8_000),
-            RedisFailover | RedisConnectionsCut | ContainerKilled | ContainerStopped | BrowserKilled => Duration::ZERO,
+            RedisPaused | RedisFailover | RedisConnectionsCut | ContainerKilled | ContainerStopped | BrowserKilled => {
+                Duration::ZERO
+            }
         };
         Fault { pause: random.between(pauses.0, pauses.1), kind, lasts, victim: random.next() }
     }

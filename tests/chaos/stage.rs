@@ -1,7 +1,7 @@
 //! The cast: a Redis behind addresses that stay the same, two servers on it, their containers with stand-ins for
 //! browsers, two containers started by hand with real ones; and what is done to all of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use rustix::process::Signal;
 use tokio::time::sleep;
+use wallcrawler::clock::now_ms;
 
 use crate::audit::Contents;
 use crate::forwarder::Forwarder;
@@ -28,6 +29,10 @@ const MAX_CONTAINERS: usize = 6;
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Longer than a failover pauses writes.
 const PAUSE_MS: &str = "5000";
+
+/// How much later something may come of a fault: who is silent is given up after three seconds, if somebody has
+/// watched for as long.
+const AFTERMATH_MS: u64 = 10_000;
 
 /// Short times, so that what waits for them comes within the run.
 const VARS: [(&str, &str); 17] = [
@@ -72,8 +77,8 @@ pub struct Stage {
     pub events: Mutex<Vec<Event>>,
     /// How often each fault struck somebody.
     pub struck: Mutex<BTreeMap<Kind, usize>>,
-    /// The containers' directories, and the profiles of browsers, that were struck.
-    pub hit: Mutex<BTreeSet<String>>,
+    /// Who was struck, from when to when: a container's directory, a browser's profile, a server's number.
+    hits: Mutex<Vec<(String, u64, u64)>>,
     pub audits: Mutex<usize>,
 }
 
@@ -96,7 +101,7 @@ impl Stage {
             by_hand: Mutex::default(),
             events: Mutex::default(),
             struck: Mutex::default(),
-            hit: Mutex::default(),
+            hits: Mutex::default(),
             audits: Mutex::default(),
         };
         for server in 0..SERVERS {
@@ -122,6 +127,27 @@ impl Stage {
         self.events.lock().expect("not poisoned").push(Event { at: self.elapsed(), what });
     }
 
+    /// Whether it was struck, and that not long before this moment.
+    pub fn was_hit(&self, name: &str, at_ms: u64) -> bool {
+        let hits = self.hits.lock().expect("not poisoned");
+        hits.iter().any(|(hit, from_ms, until_ms)| hit == name && (*from_ms..until_ms + AFTERMATH_MS).contains(&at_ms))
+    }
+
+    /// Whether any of a container's browsers was.
+    pub fn browser_was_hit(&self, container: &str, at_ms: u64) -> bool {
+        let browsers = format!("{container}/");
+        let hits = self.hits.lock().expect("not poisoned").clone();
+        hits.iter().any(|(hit, ..)| hit.starts_with(&browsers) && self.was_hit(hit, at_ms))
+    }
+
+    fn hit(&self, name: impl Into<String>, from_ms: u64, until_ms: u64) {
+        self.hits.lock().expect("not poisoned").push((name.into(), from_ms, until_ms));
+    }
+
+    fn hit_servers(&self, numbers: std::ops::Range<usize>, from_ms: u64) {
+        numbers.for_each(|number| self.hit(format!("server-{number}"), from_ms, now_ms()));
+    }
+
     pub fn url(&self, server: usize) -> String {
         format!("http://127.0.0.1:{}", self.servers[server].port)
     }
@@ -141,6 +167,20 @@ impl Stage {
 
     fn log(&self, name: &str) -> PathBuf {
         self.dir.join(format!("{name}.log"))
+    }
+
+    /// The server that each container claims at, by its directory.
+    pub fn homes(&self) -> BTreeMap<String, String> {
+        let mut homes: BTreeMap<String, String> =
+            (0..SERVERS).map(|number| (REAL[number].to_owned(), format!("server-{number}"))).collect();
+        for home in (0..SERVERS).map(|number| format!("server-{number}")) {
+            let log = std::fs::read(self.log(&home)).unwrap_or_default();
+            for line in String::from_utf8_lossy(&log).lines().filter(|line| line.contains("\"container started\"")) {
+                let fields: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
+                homes.extend(fields["container.id"].as_str().map(|id| (directory(id).to_owned(), home.clone())));
+            }
+        }
+        homes
     }
 
     /// Every line that any of the processes has written.
@@ -247,7 +287,7 @@ impl Stage {
     /// others are struck.
     pub async fn strike(&self, fault: &Fault) {
         let number = usize::try_from(fault.victim % SERVERS as u64).expect("small");
-        let mut struck = true;
+        let (mut struck, from_ms) = (true, now_ms());
         match fault.kind {
             Kind::RedisKilled | Kind::RedisRestarted => {
                 let mut redis = self.redis.lock().await;
@@ -271,6 +311,13 @@ impl Stage {
                 redis.signal("-CONT");
                 self.note("redis is back".to_owned());
             }
+            Kind::RedisPaused => {
+                let redis = self.redis.lock().await.client().await;
+                redis_command(&redis, &["CLIENT", "PAUSE", PAUSE_MS, "WRITE"]).await;
+                self.audit(&redis).await;
+                redis_command(&redis, &["CLIENT", "UNPAUSE"]).await;
+                self.note("redis was paused and audited".to_owned());
+            }
             Kind::RedisFailover => self.fail_over().await,
             Kind::RedisConnectionsCut => {
                 self.note(format!("the connections of server {number} to redis are cut"));
@@ -281,6 +328,7 @@ impl Stage {
                 self.servers[number].forwarder.block(true);
                 sleep(fault.lasts).await;
                 self.servers[number].forwarder.block(false);
+                self.hit_servers(number..number + 1, from_ms);
                 self.note(format!("server {number} reaches redis again"));
             }
             Kind::ServerKilled => {
@@ -288,21 +336,27 @@ impl Stage {
                 self.kill_server(number);
                 sleep(fault.lasts).await;
                 self.start_server(number);
+                self.hit_servers(number..number + 1, from_ms);
                 self.note(format!("server {number} is started"));
             }
             Kind::ServerStopped => {
                 self.note(format!("server {number} is asked to end"));
+                let asked = Instant::now();
                 self.stop_server(number).await;
-                self.note(format!("server {number} has ended"));
+                self.note(format!("server {number} has ended, {:.1} s later", asked.elapsed().as_secs_f64()));
                 sleep(fault.lasts).await;
                 self.start_server(number);
+                self.hit_servers(number..number + 1, from_ms);
                 self.note(format!("server {number} is started"));
             }
             Kind::AllServersKilled => {
                 self.note("all servers are killed".to_owned());
-                (0..SERVERS).for_each(|number| self.kill_server(number));
+                for number in 0..SERVERS {
+                    self.kill_server(number);
+                }
                 sleep(fault.lasts).await;
                 (0..SERVERS).for_each(|number| self.start_server(number));
+                self.hit_servers(0..SERVERS, from_ms);
                 self.note("all servers are started".to_owned());
             }
             Kind::ContainerKilled
@@ -322,7 +376,7 @@ impl Stage {
                 if struck {
                     let pid = all[usize::try_from(fault.victim).expect("64 bits") % all.len()];
                     if let Some(profile) = profile(pid) {
-                        self.hit.lock().expect("not poisoned").insert(profile.clone());
+                        self.hit(&profile, from_ms, from_ms);
                         self.note(format!("the browser {profile} is killed"));
                         processes::kill(pid);
                     }
@@ -335,7 +389,8 @@ impl Stage {
     }
 
     fn strike_container(&self, fault: &Fault, name: &str, pid: u32) {
-        self.hit.lock().expect("not poisoned").insert(name.to_owned());
+        let lasts_ms = u64::try_from(fault.lasts.as_millis()).expect("short");
+        self.hit(name, now_ms(), now_ms() + lasts_ms);
         self.note(format!("{:?} for {:?}: {name}", fault.kind, fault.lasts));
         match fault.kind {
             Kind::ContainerKilled => processes::kill(pid),
@@ -418,6 +473,11 @@ impl Stage {
         let left = processes::naming(&self.tmp()).into_iter().map(processes::command_line).collect();
         (left, processes::files(&self.tmp()))
     }
+}
+
+/// Where a container has its files, below the containers' root.
+pub fn directory(container: &str) -> &str {
+    if REAL.contains(&container) { container } else { &container[container.len().saturating_sub(10)..] }
 }
 
 fn socket(redis: &Redis) -> PathBuf {

@@ -6,8 +6,11 @@ use serde_json::Value;
 
 use crate::audit::Contents;
 use crate::client::Ledger;
-use crate::plan::{Kind, Script};
-use crate::stage::Stage;
+use crate::plan::Script;
+use crate::stage::{Stage, directory};
+
+/// After so many containers a session is given up.
+const MAX_LEASES: &str = "3";
 
 /// A line of some process's log.
 struct Line {
@@ -20,11 +23,6 @@ pub struct Verdict<'a> {
     ledger: &'a Ledger,
     log: Vec<Line>,
     contents: Contents,
-}
-
-/// The directory of a container.
-fn directory(container: &str) -> &str {
-    if container.starts_with("ctr-real-") { container } else { &container[container.len().saturating_sub(10)..] }
 }
 
 impl<'a> Verdict<'a> {
@@ -76,26 +74,28 @@ impl<'a> Verdict<'a> {
 
     /// A reason that somebody gave cause for.
     fn every_end_has_its_reason(&self) {
-        let hit = self.stage.hit.lock().expect("not poisoned");
-        let struck = self.stage.struck.lock().expect("not poisoned");
-        let any_server = [Kind::ServerKilled, Kind::ServerStopped, Kind::AllServersKilled, Kind::ServerPartitioned]
-            .iter()
-            .any(|kind| struck.contains_key(kind));
+        let homes = self.stage.homes();
         let connected: BTreeSet<&str> = self.logged("client connected").map(|(id, _)| id).collect();
         let sessions = self.contents.sessions();
         for record in self.ledger.records.lock().expect("not poisoned").values() {
             let Some(hash) = sessions.get(&record.id) else { continue };
             let reason = hash.get("endReason").map_or("none", String::as_str);
             let container = hash.get("containerId").map_or("", |container| directory(container));
-            let browser_hit = || hit.iter().any(|name| name.starts_with(&format!("{container}/")));
+            let ended_ms = hash.get("endedAt").and_then(|at| at.parse().ok()).unwrap_or_default();
+            let browser_hit = || self.stage.browser_was_hit(container, ended_ms);
+            let home_hit = || homes.get(container).is_none_or(|home| self.stage.was_hit(home, ended_ms));
+            // Who hangs up has perhaps just got through, and nobody was left to tell.
+            let reached = connected.contains(record.id.as_str()) || record.script == Script::Impatient;
             let due = match reason {
                 "released" => record.asked_for_end,
-                "disconnected" => record.left && connected.contains(record.id.as_str()),
+                "disconnected" => record.left && reached,
                 "never_connected" => matches!(record.script, Script::NeverConnects | Script::Impatient),
                 // Of whom nobody has reached yet another container takes care.
-                "container_lost" => connected.contains(record.id.as_str()) && (any_server || hit.contains(container)),
+                "container_lost" => {
+                    connected.contains(record.id.as_str()) && (self.stage.was_hit(container, ended_ms) || home_hit())
+                }
                 "browser_crashed" => browser_hit(),
-                "failed_to_start" => browser_hit() || hash["lease"] == "3",
+                "failed_to_start" => browser_hit() || hash["lease"] == MAX_LEASES,
                 _ => false,
             };
             if !due {

@@ -72,65 +72,23 @@ pub fn claim_request(container: &ContainerId, max: u32, held: &[SessionId]) -> C
 
 #[derive(Debug, Clone)]
 enum Move {
-    Create {
-        user: u8,
-        keep_alive: bool,
-    },
-    Claim {
-        container: u8,
-        max: u8,
-        forgets: bool,
-        draining: bool,
-    },
-    Ready {
-        session: u8,
-    },
-    Connect {
-        session: u8,
-    },
-    Disconnect {
-        session: u8,
-        reached: bool,
-    },
-    Enter {
-        session: u8,
-    },
-    Message {
-        session: u8,
-        length: u8,
-    },
-    Deliver {
-        session: u8,
-        stranger: bool,
-    },
-    Depart {
-        session: u8,
-    },
-    Close {
-        limit: u8,
-    },
-    Release {
-        session: u8,
-    },
-    /// Its browser is gone, by itself or because its container is being stopped.
-    Ended {
-        session: u8,
-        stale: bool,
-        stopped: bool,
-    },
-    Lose {
-        container: u8,
-    },
-    Leave {
-        container: u8,
-    },
-    Drain {
-        container: u8,
-    },
+    Create { user: u8, keep_alive: bool },
+    Claim { container: u8, max: u8, forgets: bool, draining: bool },
+    Ready { session: u8 },
+    Connect { session: u8 },
+    Disconnect { session: u8, reached: bool },
+    Enter { session: u8 },
+    Message { session: u8, length: u8 },
+    Deliver { session: u8, stranger: bool },
+    Depart { session: u8 },
+    Close { limit: u8 },
+    Release { session: u8 },
+    Ended { session: u8, stale: bool, stopped: bool },
+    Lose { container: u8 },
+    Leave { container: u8 },
+    Drain { container: u8 },
     LoseServer,
-    Pass {
-        seconds: u16,
-    },
+    Pass { seconds: u16 },
     Purge,
 }
 
