@@ -20,6 +20,8 @@ const RETRY: Duration = Duration::from_millis(500);
 const PERSEVERANCE: Duration = Duration::from_secs(60);
 /// Longer than any request is held that is not an upgrade.
 const ANSWER: Duration = Duration::from_secs(10);
+/// Two seconds are promised; a machine full of browsers may take longer for once.
+const REFUSAL: Duration = Duration::from_secs(3);
 /// Longer than an upgrade is held.
 const UPGRADE: Duration = Duration::from_secs(25);
 /// How long a client may be left on a socket whose session has ended.
@@ -154,11 +156,15 @@ impl<'a> Client<'a> {
         if [429, 503].contains(&status) && !hint {
             self.ledger.violation(None, format!("{name} was answered {status} without a Retry-After"));
         }
+        let body: Value = serde_json::from_slice(&body).unwrap_or_default();
         if status == 503 {
             let mut slowest = self.ledger.slowest_refusal.lock().expect("not poisoned");
             *slowest = slowest.max(asked.elapsed());
+            if asked.elapsed() > REFUSAL {
+                let what = format!("{name} was refused only after {:.2} s: {body:?}", asked.elapsed().as_secs_f64());
+                self.ledger.violation(None, what);
+            }
         }
-        let body = serde_json::from_slice(&body).unwrap_or_default();
         if ![200, 201, 404, 429, 503].contains(&status) {
             self.ledger.violation(None, format!("{name} was answered {status}: {body}"));
         }

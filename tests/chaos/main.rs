@@ -130,6 +130,10 @@ async fn run(seed: u64, length: Duration) -> bool {
         if violations.is_empty() { "all is well" } else { "NOT WELL" },
         began.elapsed().as_secs_f64()
     );
+    let log = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("chaos.log");
+    if std::fs::write(&log, stage.log_lines().join("\n")).is_ok() {
+        println!("what all processes have logged: {}", log.display());
+    }
     if !violations.is_empty() {
         report(&stage, &verdict, &violations, seed, length);
     }
@@ -190,10 +194,6 @@ fn report(stage: &Stage, verdict: &Verdict<'_>, violations: &[(Option<String>, S
     println!("\n{} violations:", violations.len());
     for (id, what) in violations {
         println!("  {}{what}", id.as_ref().map(|id| format!("{id}: ")).unwrap_or_default());
-    }
-    let log = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chaos-{seed}.log"));
-    if std::fs::write(&log, stage.log_lines().join("\n")).is_ok() {
-        println!("\nall logs: {}", log.display());
     }
     println!("SECONDS={} SEED={seed} make chaos repeats it", length.as_secs());
 }
