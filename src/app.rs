@@ -1,5 +1,6 @@
 //! The few handles every handler gets.
 
+use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::container::{FleetListing, FleetPolicy};
 use crate::container_client::ContainerClient;
 use crate::fleet::Fleet;
 use crate::hex;
-use crate::ids::ServerId;
+use crate::ids::{ConnectionId, ServerId, SessionId};
 use crate::known::Known;
 use crate::push::Push;
 use crate::store::events::Events;
@@ -52,6 +53,8 @@ pub struct Parts {
     pub server_id: ServerId,
     /// What may have been created without anybody's knowing.
     pub unanswered: Mutex<Vec<Unanswered>>,
+    /// The clients' connections that this process carries, and their sessions.
+    pub carried: Mutex<HashMap<ConnectionId, SessionId>>,
     /// The sockets this process carries, and what they leave to be done.
     pub sockets: TaskTracker,
     /// Resolves when the process is to end.
@@ -106,6 +109,7 @@ impl App {
             claim_recheck: config.claim_recheck,
             server_id: ServerId::random(),
             unanswered: Mutex::default(),
+            carried: Mutex::default(),
             sockets: TaskTracker::new(),
             stopping: CancellationToken::new(),
         })))

@@ -264,6 +264,21 @@ pub async fn lose_server(app: &App, server: &ServerId, silent_since_ms: Option<u
     Ok(())
 }
 
+/// Enters again what this server carries. Others have taken its connections out if they gave it up while it was only
+/// out of reach, and would soon end their sessions under clients that never left.
+pub async fn enter_again(app: &App) -> Result<(), StoreError> {
+    let carried = app.carried.lock().expect("not poisoned").clone();
+    tracing::warn!(connections = carried.len(), "this server was out of reach: its connections are entered again");
+    for (connection, session) in carried {
+        app.store.connect(&session, &connection, &app.server_id, now_ms()).await?;
+        // Whoever left in between has been taken out, perhaps before this.
+        if !app.carried.lock().expect("not poisoned").contains_key(&connection) {
+            disconnect(app, &connection, Some(&session)).await?;
+        }
+    }
+    Ok(())
+}
+
 /// This server is about to end, and its connections have: nobody needs to miss its heartbeat. One that is still
 /// entered keeps the server's place, until others find it lost.
 pub async fn sign_off(app: &App) -> Result<(), StoreError> {

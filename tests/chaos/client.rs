@@ -161,7 +161,8 @@ impl<'a> Client<'a> {
             let mut slowest = self.ledger.slowest_refusal.lock().expect("not poisoned");
             *slowest = slowest.max(asked.elapsed());
             if asked.elapsed() > REFUSAL {
-                let what = format!("{name} was refused only after {:.2} s: {body:?}", asked.elapsed().as_secs_f64());
+                let (took, request) = (asked.elapsed().as_secs_f64(), &body["requestId"]);
+                let what = format!("{name} was refused only after {took:.2} s, {}: {request}", body["code"]);
                 self.ledger.violation(None, what);
             }
         }

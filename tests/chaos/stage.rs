@@ -34,6 +34,9 @@ const PAUSE_MS: &str = "5000";
 /// watched for as long.
 const AFTERMATH_MS: u64 = 10_000;
 
+/// How soon a server that was out of reach has said that it is back.
+const RETURN_MS: u64 = 1_500;
+
 /// Short times, so that what waits for them comes within the run.
 const VARS: [(&str, &str); 17] = [
     ("API_KEYS", "key-one,key-two"),
@@ -77,6 +80,8 @@ pub struct Stage {
     pub events: Mutex<Vec<Event>>,
     /// How often each fault struck somebody.
     pub struck: Mutex<BTreeMap<Kind, usize>>,
+    /// When a server could not be heard of, from when to when.
+    partitions: Mutex<Vec<(u64, u64)>>,
     /// Who was struck, from when to when: a container's directory, a browser's profile, a server's number.
     hits: Mutex<Vec<(String, u64, u64)>>,
     pub audits: Mutex<usize>,
@@ -101,6 +106,7 @@ impl Stage {
             by_hand: Mutex::default(),
             events: Mutex::default(),
             struck: Mutex::default(),
+            partitions: Mutex::default(),
             hits: Mutex::default(),
             audits: Mutex::default(),
         };
@@ -131,6 +137,12 @@ impl Stage {
     pub fn was_hit(&self, name: &str, at_ms: u64) -> bool {
         let hits = self.hits.lock().expect("not poisoned");
         hits.iter().any(|(hit, from_ms, until_ms)| hit == name && (*from_ms..until_ms + AFTERMATH_MS).contains(&at_ms))
+    }
+
+    /// Whether a server was cut off from Redis at this moment, or until just before.
+    pub fn was_partitioned(&self, at_ms: u64) -> bool {
+        let partitions = self.partitions.lock().expect("not poisoned");
+        partitions.iter().any(|(from_ms, until_ms)| (*from_ms..until_ms + RETURN_MS).contains(&at_ms))
     }
 
     /// Whether any of a container's browsers was.
@@ -328,6 +340,7 @@ impl Stage {
                 self.servers[number].forwarder.block(true);
                 sleep(fault.lasts).await;
                 self.servers[number].forwarder.block(false);
+                self.partitions.lock().expect("not poisoned").push((from_ms, now_ms()));
                 self.hit_servers(number..number + 1, from_ms);
                 self.note(format!("server {number} reaches redis again"));
             }

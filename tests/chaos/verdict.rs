@@ -88,7 +88,11 @@ impl<'a> Verdict<'a> {
             let reached = connected.contains(record.id.as_str()) || record.script == Script::Impatient;
             let due = match reason {
                 "released" => record.asked_for_end,
-                "disconnected" => record.left && reached,
+                // A client on an open socket is told so only by a server that nobody has heard of.
+                "disconnected" => {
+                    let told = record.told.contains(reason);
+                    record.left && reached && (!told || self.stage.was_partitioned(ended_ms))
+                }
                 "never_connected" => matches!(record.script, Script::NeverConnects | Script::Impatient),
                 // Of whom nobody has reached yet another container takes care.
                 "container_lost" => {

@@ -166,6 +166,10 @@ impl Scene {
         server.wait().expect("it ends");
     }
 
+    pub fn signal_server(&self, signal: Signal) {
+        processes::signal(self.server.as_ref().expect("a server").id(), signal);
+    }
+
     /// Ends the server in order.
     pub async fn stop_server(&mut self) {
         let server = self.server.take().expect("a server");
