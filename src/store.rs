@@ -524,7 +524,6 @@ impl Store {
                 args["container"] = json!(container);
                 args["lease"] = json!(lease);
                 args["queue_wait"] = json!(limits.queue_wait_ms);
-                args["max_leases"] = json!(limits.max_leases);
             }
         }
         let mut reply = self.call(&self.scripts.end, args).await?;

@@ -10,7 +10,7 @@ use crate::plan::Script;
 use crate::stage::{Stage, directory};
 
 /// After so many containers a session is given up.
-const MAX_LEASES: &str = "3";
+const MAX_LEASES: u64 = 3;
 
 /// A line of some process's log.
 struct Line {
@@ -23,6 +23,10 @@ pub struct Verdict<'a> {
     ledger: &'a Ledger,
     log: Vec<Line>,
     contents: Contents,
+}
+
+fn leases(session: &BTreeMap<String, String>) -> u64 {
+    session.get("lease").and_then(|lease| lease.parse().ok()).unwrap_or_default()
 }
 
 impl<'a> Verdict<'a> {
@@ -99,7 +103,7 @@ impl<'a> Verdict<'a> {
                     connected.contains(record.id.as_str()) && (self.stage.was_hit(container, ended_ms) || home_hit())
                 }
                 "browser_crashed" => browser_hit(),
-                "failed_to_start" => browser_hit() || hash["lease"] == MAX_LEASES,
+                "failed_to_start" => browser_hit() || leases(hash) >= MAX_LEASES,
                 _ => false,
             };
             if !due {
@@ -191,7 +195,7 @@ impl<'a> Verdict<'a> {
         let served = records.values().filter(|record| !record.browsers.is_empty()).count();
         let by_real = |record: &&crate::client::Record| record.browsers.iter().any(|name| name.starts_with("ctr-real"));
         let real = records.values().filter(by_real).count();
-        let moved = sessions.values().filter(|hash| hash.get("lease").is_some_and(|lease| lease != "1")).count();
+        let moved = sessions.values().filter(|hash| leases(hash) > 1).count();
         let longest = records.values().filter_map(|record| record.served_after).max().unwrap_or_default();
         println!(
             "\nsessions: {} in redis, {} answered with 201, {served} served ({real} by Chromium), {moved} by their second container or later",

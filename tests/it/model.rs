@@ -226,13 +226,13 @@ impl Model {
         self.closing.extend(gateway.into_keys().map(|connection| (connection, (reason, self.now))));
     }
 
-    fn lose_session(&mut self, index: usize) -> Outcome {
+    fn lose_session(&mut self, index: usize, max_leases: u64) -> Outcome {
         let session = &self.sessions[index];
         if session.reached {
             self.end(index, EndReason::ContainerLost);
             return Outcome::Ended(EndReason::ContainerLost);
         }
-        if session.lease >= limits().max_leases {
+        if session.lease >= max_leases {
             self.end(index, EndReason::FailedToStart);
             return Outcome::Ended(EndReason::FailedToStart);
         }
@@ -253,8 +253,10 @@ impl Model {
         let mut held = self.containers.get(container)?.clone();
         // The one created first goes to the head of the queue last.
         held.sort_unstable_by(|a, b| b.cmp(a));
-        let outcomes =
-            held.into_iter().map(|index| (self.sessions[index].id.clone(), self.lose_session(index))).collect();
+        let outcomes = held
+            .into_iter()
+            .map(|index| (self.sessions[index].id.clone(), self.lose_session(index, limits().max_leases)))
+            .collect();
         self.containers.remove(container);
         self.draining.remove(container);
         self.idle_since.remove(container);
@@ -320,7 +322,7 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
             for index in held_there {
                 if !known.contains(&index) {
                     if model.sessions[index].ready {
-                        model.lose_session(index);
+                        model.lose_session(index, limits.max_leases);
                     } else {
                         expected.insert((model.sessions[index].id.clone(), model.sessions[index].lease));
                     }
@@ -511,7 +513,7 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
                 Ended::Now(session) => {
                     assert!(!stale && expected.status == SessionStatus::Active);
                     if *stopped {
-                        let outcome = model.lose_session(index);
+                        let outcome = model.lose_session(index, u64::MAX);
                         assert_eq!(Some(outcome), session.end_reason.map(Outcome::Ended));
                     } else {
                         model.end(index, reason);
@@ -519,7 +521,7 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
                 }
                 Ended::Requeued => {
                     assert!(!stale && *stopped);
-                    assert_eq!(model.lose_session(index), Outcome::Requeued);
+                    assert_eq!(model.lose_session(index, u64::MAX), Outcome::Requeued);
                 }
                 Ended::Already(_) => assert!(!stale && expected.status == SessionStatus::Ended),
                 Ended::Unknown => assert!(*stale || expected.purge_at <= now),
