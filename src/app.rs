@@ -1,5 +1,6 @@
 //! The few handles every handler gets.
 
+use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::container::{ClaimPace, FleetListing, FleetPolicy};
 use crate::container_client::ContainerClient;
 use crate::fleet::Fleet;
 use crate::hex;
-use crate::ids::ServerId;
+use crate::ids::{ConnectionId, ServerId, SessionId};
 use crate::known::Known;
 use crate::metrics::Metrics;
 use crate::push::Push;
@@ -53,6 +54,8 @@ pub struct Parts {
     pub server_id: ServerId,
     /// What may have been created without anybody's knowing.
     pub unanswered: Mutex<Vec<Unanswered>>,
+    /// The clients' connections that this process carries, and their sessions.
+    pub carried: Mutex<HashMap<ConnectionId, SessionId>>,
     /// The sockets this process carries, and what they leave to be done.
     pub sockets: TaskTracker,
     /// Resolves when the process is to end.
@@ -108,6 +111,7 @@ impl App {
             claim_pace: config.claim_pace,
             server_id: ServerId::random(),
             unanswered: Mutex::default(),
+            carried: Mutex::default(),
             sockets: TaskTracker::new(),
             stopping: CancellationToken::new(),
         })))

@@ -198,9 +198,13 @@ pub async fn ended(
 ) -> Result<bool, StoreError> {
     let by = EndedBy::Holder { container, lease: report.lease };
     let ended = app.store.end(id, by, report.reason, &app.limits, now_ms()).await?;
-    if let Ended::Now(session) = &ended {
-        note_end(app, &session.id, report.reason);
-        close_soon(app).await;
+    match &ended {
+        Ended::Now(session) => {
+            note_end(app, &session.id, session.end_reason.unwrap_or(report.reason));
+            close_soon(app).await;
+        }
+        Ended::Requeued => note_requeue(app, id),
+        Ended::Already(_) | Ended::Unknown => {}
     }
     Ok(!matches!(ended, Ended::Unknown))
 }
@@ -214,7 +218,7 @@ pub async fn release(app: &App, id: &SessionId, owner: &UserId) -> Result<Option
             Ok(Some(session))
         }
         Ended::Already(session) => Ok(Some(session)),
-        Ended::Unknown => Ok(None),
+        Ended::Requeued | Ended::Unknown => Ok(None),
     }
 }
 
@@ -263,10 +267,7 @@ pub async fn lose_container(
     stop(app, container, task).await;
     for (id, outcome) in sessions {
         match outcome {
-            Outcome::Requeued => {
-                app.metrics.sessions_requeued.inc();
-                tracing::info!(session.id = %id, session.status = "pending", "session requeued");
-            }
+            Outcome::Requeued => note_requeue(app, &id),
             Outcome::Ended(reason) => note_end(app, &id, reason),
         }
     }
@@ -293,6 +294,27 @@ pub async fn lose_server(app: &App, server: &ServerId, silent_since_ms: Option<u
         }
     }
     Ok(())
+}
+
+/// Enters again what this server carries. Others have taken its connections out if they gave it up while it was only
+/// out of reach, and would soon end their sessions under clients that never left.
+pub async fn enter_again(app: &App) -> Result<(), StoreError> {
+    let carried = app.carried.lock().expect("not poisoned").clone();
+    tracing::warn!(connections = carried.len(), "this server was out of reach: its connections are entered again");
+    for (connection, session) in carried {
+        app.store.connect(&session, &connection, &app.server_id, now_ms()).await?;
+        // Whoever left in between has been taken out, perhaps before this.
+        if !app.carried.lock().expect("not poisoned").contains_key(&connection) {
+            disconnect(app, &connection, Some(&session)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// This server is about to end, and its connections have: nobody needs to miss its heartbeat. One that is still
+/// entered keeps the server's place, until others find it lost.
+pub async fn sign_off(app: &App) -> Result<(), StoreError> {
+    app.store.lose_server(&app.server_id, None, 1, now_ms()).await.map(drop)
 }
 
 /// A client's connection has ended. Returns the way to the container that must be told, if a gateway held it.
@@ -357,4 +379,9 @@ async fn close_ended(app: &App) -> Result<(), StoreError> {
 fn note_end(app: &App, id: &SessionId, reason: EndReason) {
     app.metrics.session_ended(reason);
     tracing::info!(session.id = %id, session.status = "ended", end.reason = %reason, "session ended");
+}
+
+fn note_requeue(app: &App, id: &SessionId) {
+    app.metrics.sessions_requeued.inc();
+    tracing::info!(session.id = %id, session.status = "pending", "session requeued");
 }

@@ -499,6 +499,7 @@ impl Store {
             EndedBy::Holder { container, lease } => {
                 args["container"] = json!(container);
                 args["lease"] = json!(lease);
+                args["queue_wait"] = json!(limits.queue_wait_ms);
             }
         }
         let mut reply = self.call(&self.scripts.end, args).await?;
@@ -506,13 +507,14 @@ impl Store {
             "ended" => {
                 let mut session = reply.session()?.0;
                 session.status = SessionStatus::Ended;
-                session.end_reason = Some(reason);
+                session.end_reason.get_or_insert(reason);
                 session.ended_at_ms.get_or_insert(now_ms);
                 session.queue_position = None;
                 session.active_connections = 0;
                 Ok(Ended::Now(session))
             }
             "already" => Ok(Ended::Already(reply.session()?.0)),
+            "requeued" => Ok(Ended::Requeued),
             "unknown" => Ok(Ended::Unknown),
             word => Err(unexpected("end", word)),
         }

@@ -152,6 +152,8 @@ pub enum Routed {
 pub enum Ended {
     Now(Session),
     Already(Session),
+    /// Its container is being stopped, and another will serve it.
+    Requeued,
     Unknown,
 }
 

@@ -84,7 +84,7 @@ enum Move {
     Depart { session: u8 },
     Close { limit: u8 },
     Release { session: u8 },
-    Ended { session: u8, stale: bool },
+    Ended { session: u8, stale: bool, stopped: bool },
     Lose { container: u8 },
     Leave { container: u8 },
     Drain { container: u8 },
@@ -108,7 +108,8 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         3 => any::<u8>().prop_map(|session| Move::Depart { session }),
         1 => (1..4u8).prop_map(|limit| Move::Close { limit }),
         2 => any::<u8>().prop_map(|session| Move::Release { session }),
-        2 => (any::<u8>(), proptest::bool::weighted(0.3)).prop_map(|(session, stale)| Move::Ended { session, stale }),
+        2 => (any::<u8>(), proptest::bool::weighted(0.3), any::<bool>())
+            .prop_map(|(session, stale, stopped)| Move::Ended { session, stale, stopped }),
         2 => (0..4u8).prop_map(|container| Move::Lose { container }),
         1 => (0..4u8).prop_map(|container| Move::Leave { container }),
         1 => (0..4u8).prop_map(|container| Move::Drain { container }),
@@ -226,13 +227,13 @@ impl Model {
         self.closing.extend(gateway.into_keys().map(|connection| (connection, (reason, self.now))));
     }
 
-    fn lose_session(&mut self, index: usize) -> Outcome {
+    fn lose_session(&mut self, index: usize, max_leases: u64) -> Outcome {
         let session = &self.sessions[index];
         if session.reached {
             self.end(index, EndReason::ContainerLost);
             return Outcome::Ended(EndReason::ContainerLost);
         }
-        if session.lease >= limits().max_leases {
+        if session.lease >= max_leases {
             self.end(index, EndReason::FailedToStart);
             return Outcome::Ended(EndReason::FailedToStart);
         }
@@ -253,8 +254,10 @@ impl Model {
         let mut held = self.containers.get(container)?.clone();
         // The one created first goes to the head of the queue last.
         held.sort_unstable_by(|a, b| b.cmp(a));
-        let outcomes =
-            held.into_iter().map(|index| (self.sessions[index].id.clone(), self.lose_session(index))).collect();
+        let outcomes = held
+            .into_iter()
+            .map(|index| (self.sessions[index].id.clone(), self.lose_session(index, limits().max_leases)))
+            .collect();
         self.containers.remove(container);
         self.draining.remove(container);
         self.idle_since.remove(container);
@@ -320,7 +323,7 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
             for index in held_there {
                 if !known.contains(&index) {
                     if model.sessions[index].ready {
-                        model.lose_session(index);
+                        model.lose_session(index, limits.max_leases);
                     } else {
                         expected.insert((model.sessions[index].id.clone(), model.sessions[index].lease));
                     }
@@ -496,19 +499,30 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
                     model.end(index, EndReason::Released);
                 }
                 Ended::Already(session) => assert_eq!(session.end_reason, expected.reason),
+                Ended::Requeued => panic!("its owner has ended it"),
                 Ended::Unknown => assert!(expected.purge_at <= now),
             }
         }
-        Move::Ended { session, stale } => {
+        Move::Ended { session, stale, stopped } => {
             let Some(index) = model.pick(*session) else { return };
             let expected = model.sessions[index].clone();
             let Some(container) = &expected.container else { return };
             let lease = if *stale { expected.lease.wrapping_sub(1) } else { expected.lease };
             let by = EndedBy::Holder { container, lease };
-            match store.end(&expected.id, by, EndReason::BrowserCrashed, &limits, now).await.expect("redis answers") {
-                Ended::Now(_) => {
+            let reason = if *stopped { EndReason::ContainerLost } else { EndReason::BrowserCrashed };
+            match store.end(&expected.id, by, reason, &limits, now).await.expect("redis answers") {
+                Ended::Now(session) => {
                     assert!(!stale && expected.status == SessionStatus::Active);
-                    model.end(index, EndReason::BrowserCrashed);
+                    if *stopped {
+                        let outcome = model.lose_session(index, u64::MAX);
+                        assert_eq!(Some(outcome), session.end_reason.map(Outcome::Ended));
+                    } else {
+                        model.end(index, reason);
+                    }
+                }
+                Ended::Requeued => {
+                    assert!(!stale && *stopped);
+                    assert_eq!(model.lose_session(index, u64::MAX), Outcome::Requeued);
                 }
                 Ended::Already(_) => assert!(!stale && expected.status == SessionStatus::Ended),
                 Ended::Unknown => assert!(*stale || expected.purge_at <= now),
