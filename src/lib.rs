@@ -9,7 +9,8 @@
 //!   home), [`routes`], [`ws`], [`auth`], [`error`], [`telemetry`], and [`agent`], the browser container.
 //! - **Behaviour**: [`lifecycle`] (what happens to sessions and containers), [`scaling`] (how many containers).
 //! - **Seams**: [`app`] holds them together; [`store`] (Redis), [`fleet`] (what runs containers), [`push`] (clients
-//!   whose sockets a gateway holds), [`container_client`] (their containers), [`upgrade`] and [`splice`] (sockets).
+//!   whose sockets a gateway holds), [`container_client`] (their containers), [`secrets`] (Secrets Manager),
+//!   [`upgrade`] and [`splice`] (sockets).
 //! - **Types**: [`ids`], [`session`], [`container`], [`protocol`], [`browser_settings`], [`tokens`],
 //!   [`api_keys`], [`addresses`], [`config`], [`clock`], [`causes`].
 
@@ -43,6 +44,7 @@ pub mod protocol;
 pub mod push;
 pub mod routes;
 pub mod scaling;
+pub mod secrets;
 #[cfg(feature = "native")]
 pub mod server;
 pub mod session;

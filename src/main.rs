@@ -142,8 +142,9 @@ async fn container() -> anyhow::Result<()> {
 
 fn token(id: &str) -> anyhow::Result<()> {
     let container: ContainerId = id.parse()?;
-    let secret = config::env("JWE_SECRET")
-        .context("JWE_SECRET must be set, to the same value as the server's: the token is made from it")?;
+    let secret = config::env("JWE_SECRET").context(
+        "JWE_SECRET must be set, to what the server has, itself or in JWE_SECRET_ARN: the token is made from it",
+    )?;
     let tokens = Tokens::new(&[secret], false).context("JWE_SECRET")?;
     let now_ms = now_ms();
     println!("{}", tokens.mint(&Subject::Container(container), now_ms, now_ms + CONTAINER_TOKEN_MS));

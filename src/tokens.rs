@@ -1,8 +1,10 @@
 //! Tokens: who may connect to which session, and which container may ask for work.
 //!
 //! A token is a JWT signed with HS256, encrypted as a JWE (`dir`, `A256GCM`), so that its holder can
-//! neither read nor change it. Both keys are derived by HKDF from one secret. Tokens are good until they
-//! expire, as often as they are shown: some clients open a second socket from inside the browser.
+//! neither read nor change it. Both keys are derived by HKDF from one secret, and so is the id (`kid`) by which a
+//! token says which secret it was made from: the secret can be replaced, and tokens of the one before it stay good.
+//! Tokens are good until they expire, as often as they are shown: some clients open a second socket from inside
+//! the browser.
 
 use std::fmt;
 
@@ -12,7 +14,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use josekit::jwe::{self, JweHeader};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
+use crate::hex;
 use crate::ids::{ContainerId, SessionId, UserId};
 
 /// The shortest secret tokens may be made from, in bytes.
@@ -34,6 +38,9 @@ pub enum TokenError {
     /// Not made here, not whole, or for something else.
     #[error("the token is not valid")]
     Invalid,
+    /// As far as is known: it is of a secret that is not here, which may be a new one.
+    #[error("the token is not valid")]
+    UnknownSecret,
     #[error("the token has expired")]
     Expired,
 }
@@ -42,6 +49,25 @@ pub enum TokenError {
 #[derive(Debug, thiserror::Error)]
 #[error("must be at least {MIN_SECRET_BYTES} bytes long")]
 pub struct SecretTooShort;
+
+/// A text that holds no secret for tokens.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretFault {
+    #[error("it is JSON, in which JWE_SECRET must be a text")]
+    NoField,
+    #[error("JWE_SECRET {0}")]
+    TooShort(SecretTooShort),
+}
+
+/// What a text from Secrets Manager holds: the secret itself, or JSON that has it as `JWE_SECRET`.
+pub fn secret_in(text: &str) -> Result<String, SecretFault> {
+    // Generated passwords, too, may begin with a brace.
+    let secret = match serde_json::from_str::<Map<String, Value>>(text) {
+        Ok(json) => json.get("JWE_SECRET").and_then(Value::as_str).ok_or(SecretFault::NoField)?.trim().to_owned(),
+        Err(_) => text.trim().to_owned(),
+    };
+    if secret.len() < MIN_SECRET_BYTES { Err(SecretFault::TooShort(SecretTooShort)) } else { Ok(secret) }
+}
 
 #[derive(Serialize, Deserialize)]
 struct Claims {
@@ -62,6 +88,8 @@ enum Role {
 }
 
 struct Keys {
+    /// Says nothing of the others.
+    id: String,
     sign: EncodingKey,
     verify: DecodingKey,
     encrypt: [u8; 32],
@@ -102,6 +130,7 @@ impl Tokens {
         let mut header = JweHeader::new();
         header.set_content_encryption("A256GCM");
         header.set_content_type("JWT");
+        header.set_key_id(&keys.id);
         let encrypter = jwe::Dir.encrypter_from_bytes(keys.encrypt).expect("the key has the length of A256GCM's");
         jwe::serialize_compact(signed.as_bytes(), &header, &encrypter).expect("the algorithms are fixed")
     }
@@ -113,7 +142,11 @@ impl Tokens {
         }
         let dots = token.bytes().filter(|b| *b == b'.').count();
         let claims = match dots {
-            4 if is_our_envelope(token) => self.keys.iter().find_map(|keys| keys.open(token)),
+            4 => match our_envelope(token).ok_or(TokenError::Invalid)?.kid {
+                Some(id) => self.keys.iter().find(|keys| keys.id == id).ok_or(TokenError::UnknownSecret)?.open(token),
+                // Older ones do not say.
+                None => self.keys.iter().find_map(|keys| keys.open(token)),
+            },
             2 if self.accept_signed => self.keys.iter().find_map(|keys| keys.check(token)),
             _ => None,
         }
@@ -135,21 +168,23 @@ impl Tokens {
 /// Exactly what we mint: our algorithms, nothing that would make the reader do more (compression, keys
 /// from the header), no encrypted key, and an IV and a tag of full length. The library hands OpenSSL a tag
 /// of whatever length it finds, and OpenSSL compares no more than it is given: one byte would do.
-fn is_our_envelope(token: &str) -> bool {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Envelope {
-        alg: String,
-        enc: String,
-        cty: String,
-    }
+fn our_envelope(token: &str) -> Option<Envelope> {
     let parts: Vec<&str> = token.split('.').collect();
-    let &[header, "", iv, _, tag] = parts.as_slice() else { return false };
+    let &[header, "", iv, _, tag] = parts.as_slice() else { return None };
     let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).ok();
-    let envelope = decode(header).and_then(|json| serde_json::from_slice::<Envelope>(&json).ok());
-    decode(iv).is_some_and(|iv| iv.len() == 12)
-        && decode(tag).is_some_and(|tag| tag.len() == 16)
-        && envelope.is_some_and(|envelope| envelope.alg == "dir" && envelope.enc == "A256GCM" && envelope.cty == "JWT")
+    let envelope: Envelope = serde_json::from_slice(&decode(header)?).ok()?;
+    let ours = envelope.alg == "dir" && envelope.enc == "A256GCM" && envelope.cty == "JWT";
+    let whole = decode(iv)?.len() == 12 && decode(tag)?.len() == 16;
+    (ours && whole).then_some(envelope)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Envelope {
+    alg: String,
+    enc: String,
+    cty: String,
+    kid: Option<String>,
 }
 
 impl Keys {
@@ -159,7 +194,7 @@ impl Keys {
         }
         let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, b"wallcrawler tokens");
         let base = salt.extract(secret);
-        let expand = |purpose: &[u8]| {
+        let expand = |purpose: &[u8]| -> [u8; 32] {
             let mut key = [0u8; 32];
             base.expand(&[purpose], hkdf::HKDF_SHA256)
                 .and_then(|okm| okm.fill(&mut key))
@@ -168,6 +203,7 @@ impl Keys {
         };
         let sign = expand(b"sign HS256");
         Ok(Self {
+            id: hex::encode(&expand(b"key id")[..8]),
             sign: EncodingKey::from_secret(&sign),
             verify: DecodingKey::from_secret(&sign),
             encrypt: expand(b"encrypt A256GCM"),
@@ -221,7 +257,9 @@ mod tests {
             let mut touched = token.clone().into_bytes();
             touched[at] = if touched[at] == b'A' { b'B' } else { b'A' };
             let touched = String::from_utf8(touched).expect("ascii");
-            assert_eq!(tokens.verify(&touched, NOW), Err(TokenError::Invalid), "at {at}");
+            // It may then say that it is of another secret.
+            let refused = matches!(tokens.verify(&touched, NOW), Err(TokenError::Invalid | TokenError::UnknownSecret));
+            assert!(refused, "at {at}");
         }
         for cut in 0..token.len() {
             assert_eq!(tokens.verify(&token[..cut], NOW), Err(TokenError::Invalid), "cut at {cut}");
@@ -234,7 +272,7 @@ mod tests {
         let tokens = Tokens::new(&[SECRET], false).expect("long enough");
         let other = Tokens::new(&["another secret of thirty-two bytes"], false).expect("long enough");
         let token = other.mint(&subject(), NOW, NOW + 60_000);
-        assert_eq!(tokens.verify(&token, NOW), Err(TokenError::Invalid));
+        assert_eq!(tokens.verify(&token, NOW), Err(TokenError::UnknownSecret));
         let both = Tokens::new(&[SECRET, "another secret of thirty-two bytes"], false).expect("long enough");
         assert!(both.verify(&token, NOW).is_ok());
 
@@ -248,6 +286,49 @@ mod tests {
         let unsigned =
             format!("{}.{}.", URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#), plain.split('.').nth(1).expect("claims"));
         assert_eq!(lenient.verify(&unsigned, NOW), Err(TokenError::Invalid));
+    }
+
+    #[test]
+    fn a_replaced_secret_mints_no_more_and_what_it_minted_stays_good() {
+        const NEXT: &str = "another secret of thirty-two bytes";
+        let before = Tokens::new(&[SECRET], false).expect("long enough");
+        let after = Tokens::new(&[NEXT, SECRET], false).expect("long enough");
+        let (old, new) = (before.mint(&subject(), NOW, NOW + 60_000), after.mint(&subject(), NOW, NOW + 60_000));
+        assert!(after.verify(&old, NOW).is_ok() && after.verify(&new, NOW).is_ok());
+        assert_eq!(before.verify(&new, NOW), Err(TokenError::UnknownSecret));
+        let kid = |token: &str| our_envelope(token).and_then(|envelope| envelope.kid).expect("it says");
+        assert_ne!(kid(&old), kid(&new));
+        assert_eq!(kid(&before.mint(&subject(), NOW, NOW)), kid(&old));
+        assert!(!kid(&old).contains(&SECRET[..4]) && kid(&old).len() == 16);
+        // As they were before they said which secret they are of.
+        let mut header = JweHeader::new();
+        header.set_content_encryption("A256GCM");
+        header.set_content_type("JWT");
+        let keys = &before.keys[0];
+        let claims = serde_json::json!({"role": "connect", "sub": "ses_1", "uid": "user_1", "iat": 1, "exp": NOW});
+        let signed = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &keys.sign).expect("signed");
+        let encrypter = jwe::Dir.encrypter_from_bytes(keys.encrypt).expect("a key");
+        let unnamed = jwe::serialize_compact(signed.as_bytes(), &header, &encrypter).expect("encrypted");
+        assert!(before.verify(&unnamed, NOW).is_ok() && after.verify(&unnamed, NOW).is_ok());
+        let other = Tokens::new(&[NEXT], false).expect("long enough");
+        assert_eq!(other.verify(&unnamed, NOW), Err(TokenError::Invalid));
+    }
+
+    #[test]
+    fn a_secret_is_a_text_or_a_field_of_json() {
+        for text in [SECRET.to_owned(), format!(" {SECRET}\n"), format!("{{\"JWE_SECRET\": \"{SECRET}\", \"x\": 1}}")] {
+            assert_eq!(secret_in(&text).expect("a secret"), SECRET);
+        }
+        let generated = "{V]7Rw&~2(9sKq+b4Zx:Yh%Lc=Tn0gJd";
+        assert_eq!(secret_in(generated).expect("a secret"), generated);
+        for (text, fault) in [
+            ("hunter2", "JWE_SECRET must be at least 32 bytes long"),
+            (r#"{"JWE_SECRET": "hunter2"}"#, "JWE_SECRET must be at least 32 bytes long"),
+            (r#"{"secret": "hunter2hunter2hunter2hunter2hunter2"}"#, "it is JSON, in which JWE_SECRET must be a text"),
+            (r#"{"JWE_SECRET": 12345678901234567890123456789012}"#, "it is JSON, in which JWE_SECRET must be a text"),
+        ] {
+            assert_eq!(secret_in(text).expect_err("a fault").to_string(), fault);
+        }
     }
 
     #[test]

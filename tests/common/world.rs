@@ -23,6 +23,7 @@ use wallcrawler::fleet::Fleet;
 use wallcrawler::fleet::local::{LocalFleet, LocalOptions};
 use wallcrawler::ids::ContainerId;
 use wallcrawler::routes::router;
+use wallcrawler::secrets::SecretsManager;
 use wallcrawler::tokens::{Subject, Tokens};
 
 pub const SECRET: &str = "a secret of the tests, 32 bytes!";
@@ -170,10 +171,15 @@ impl World {
     }
 
     pub async fn with_fleet(redis: Redis, config: Config, fleet: Box<dyn Fleet>) -> Self {
+        Self::with(redis, config, fleet, SecretsManager::default()).await
+    }
+
+    pub async fn with(redis: Redis, config: Config, fleet: Box<dyn Fleet>, secrets: SecretsManager) -> Self {
         static LOG: OnceLock<()> = OnceLock::new();
         LOG.get_or_init(|| wallcrawler::telemetry::init(false, Some("warn")));
         let prefix = config.key_prefix.clone();
-        let app = App::boot(config, &redis.url(), "http://127.0.0.1:1".to_owned(), fleet, None).await.expect("boots");
+        let endpoint = "http://127.0.0.1:1".to_owned();
+        let app = App::boot_with(config, &redis.url(), endpoint, fleet, None, secrets).await.expect("boots");
         let (events, url) = (app.events.clone(), redis.url());
         let follow = tokio::spawn(async move { events.follow(url, prefix).await.expect("events can be followed") });
         let asking = redis.client().await;

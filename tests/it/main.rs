@@ -9,6 +9,7 @@ mod keys;
 #[cfg(feature = "lambda")]
 mod lambda;
 mod model;
+mod moto;
 mod outages;
 mod races;
 mod round_trips;
@@ -17,6 +18,7 @@ mod round_trips;
 #[allow(dead_code)]
 mod runtime_api;
 mod scripts;
+mod secrets;
 mod sessions;
 mod sockets;
 #[path = "../common/world.rs"]
