@@ -6,7 +6,8 @@
 //! Four floors; imports only go down.
 //!
 //! - **The doors**: `main`, [`server`] (the native home), [`native`] (HTTP/1.1 on a port), [`lambda`] (the Lambda
-//!   home), [`routes`], [`ws`], [`auth`], [`error`], [`telemetry`], and [`agent`], the browser container.
+//!   home), [`routes`], [`ws`], [`auth`], [`error`], [`telemetry`], [`agent`], the browser container, and
+//!   [`new_key`], which makes API keys.
 //! - **Behaviour**: [`lifecycle`] (what happens to sessions and containers), [`scaling`] (how many containers).
 //! - **Seams**: [`app`] holds them together; [`store`] (Redis), [`fleet`] (what runs containers), [`push`] (clients
 //!   whose sockets a gateway holds), [`container_client`] (their containers), [`secrets`] (Secrets Manager),
@@ -38,6 +39,7 @@ pub mod lambda;
 pub mod lifecycle;
 #[cfg(feature = "agent")]
 pub mod native;
+pub mod new_key;
 #[cfg(feature = "native")]
 pub mod private_redis;
 pub mod protocol;
