@@ -17,8 +17,7 @@ wallcrawler: fresh Chromium sessions for browser agents
   wallcrawler                     serve the API and the CDP proxy; on Lambda, the API
   wallcrawler container           run browsers for a server (CONTAINER_ID, CONTAINER_TOKEN, API_ENDPOINT)
   wallcrawler token container ID  mint the token of a container that is started by hand (JWE_SECRET)";
-const NOTES: &str = "\
-  wallcrawler help | --version
+const NOTES: &str = "  wallcrawler help | --version
 
 Everything is configured by environment variables: see README.md. The build for Lambda serves only there.";
 

@@ -14,8 +14,8 @@ const PREFIX: &str = "wc_";
 /// The longest key that is read.
 const MAX_KEY: u64 = 1_024;
 
-pub const USAGE: &str = "\
-  wallcrawler keys new            make an API key; prints the key, and the record that API_KEYS takes for it
+pub const USAGE: &str =
+    "  wallcrawler keys new            make an API key; prints the key, and the record that API_KEYS takes for it
   wallcrawler keys hash           print the record of a key that is read from standard input
       [--name NAME]               what people call the key
       [--user ID]                 whose sessions it opens, if the user has other keys
