@@ -158,7 +158,9 @@ impl FromRequestParts<App> for ContainerCaller {
         };
         match verify_token(app, token).await? {
             Subject::Container(container) => Ok(ContainerCaller { container }),
-            Subject::Connect { .. } => Err(ApiError::unauthorized("invalid_token", TokenError::Invalid.to_string())),
+            Subject::Connect { .. } | Subject::View { .. } => {
+                Err(ApiError::unauthorized("invalid_token", TokenError::Invalid.to_string()))
+            }
         }
     }
 }

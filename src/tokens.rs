@@ -24,10 +24,16 @@ pub const MIN_SECRET_BYTES: usize = 32;
 /// Longer texts are not looked at. Ours are about 500 characters.
 const MAX_TOKEN_BYTES: usize = 2_048;
 
+/// How much further on than the clock that a token was made by ours may be. No session is longer for it: it ends when
+/// the store says so.
+pub const CLOCK_SKEW_MS: u64 = 30_000;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
     /// May drive one session.
     Connect { session: SessionId, user: UserId },
+    /// May see what one session shows, and do nothing in it.
+    View { session: SessionId, user: UserId },
     /// May ask for work as one container.
     Container(ContainerId),
 }
@@ -84,6 +90,7 @@ struct Claims {
 #[serde(rename_all = "lowercase")]
 enum Role {
     Connect,
+    View,
     Container,
 }
 
@@ -121,6 +128,7 @@ impl Tokens {
     pub fn mint(&self, subject: &Subject, now_ms: u64, expires_at_ms: u64) -> String {
         let (role, sub, uid) = match subject {
             Subject::Connect { session, user } => (Role::Connect, session.to_string(), Some(user.clone())),
+            Subject::View { session, user } => (Role::View, session.to_string(), Some(user.clone())),
             Subject::Container(container) => (Role::Container, container.to_string(), None),
         };
         let claims = Claims { role, sub, uid, iat: now_ms / 1_000, exp: expires_at_ms.div_ceil(1_000) };
@@ -151,17 +159,16 @@ impl Tokens {
             _ => None,
         }
         .ok_or(TokenError::Invalid)?;
-        if claims.exp.saturating_mul(1_000) <= now_ms {
+        if claims.exp.saturating_mul(1_000).saturating_add(CLOCK_SKEW_MS) <= now_ms {
             return Err(TokenError::Expired);
         }
-        let subject = match claims.role {
-            Role::Connect => Subject::Connect {
-                session: claims.sub.parse().map_err(|_| TokenError::Invalid)?,
-                user: claims.uid.ok_or(TokenError::Invalid)?,
-            },
-            Role::Container => Subject::Container(claims.sub.parse().map_err(|_| TokenError::Invalid)?),
+        let subject = match (claims.role, claims.uid) {
+            (Role::Connect, Some(user)) => claims.sub.parse().ok().map(|session| Subject::Connect { session, user }),
+            (Role::View, Some(user)) => claims.sub.parse().ok().map(|session| Subject::View { session, user }),
+            (Role::Container, None) => claims.sub.parse().ok().map(Subject::Container),
+            (Role::Connect | Role::View, None) | (Role::Container, Some(_)) => None,
         };
-        Ok(subject)
+        subject.ok_or(TokenError::Invalid)
     }
 }
 
@@ -227,6 +234,9 @@ impl Keys {
 
 #[cfg(test)]
 mod tests {
+    use aws_lc_rs::aead;
+    use serde_json::json;
+
     use super::*;
 
     const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -236,14 +246,31 @@ mod tests {
         Subject::Connect { session: SessionId::random(), user: "user_1".parse().expect("an id") }
     }
 
+    /// A token made by hand by somebody who has the keys, with whatever `header` says of it.
+    fn seal(keys: &Keys, header: &str, payload: &[u8]) -> String {
+        let protected = URL_SAFE_NO_PAD.encode(header);
+        let key = aead::LessSafeKey::new(aead::UnboundKey::new(&aead::AES_256_GCM, &keys.encrypt).expect("a key"));
+        let (iv, mut text) = ([7; 12], payload.to_vec());
+        let nonce = aead::Nonce::assume_unique_for_key(iv);
+        let tag = key.seal_in_place_separate_tag(nonce, aead::Aad::from(protected.as_bytes()), &mut text);
+        let [iv, text, tag] = [&iv[..], &text, tag.expect("sealed").as_ref()].map(|part| URL_SAFE_NO_PAD.encode(part));
+        format!("{protected}..{iv}.{text}.{tag}")
+    }
+
+    /// The same without encryption, signed by `algorithm`.
+    fn sign(key: &EncodingKey, algorithm: Algorithm, claims: &Value) -> String {
+        jsonwebtoken::encode(&Header::new(algorithm), claims, key).expect("signed")
+    }
+
     #[test]
     fn a_token_speaks_for_its_subject_until_it_expires() {
         let tokens = Tokens::new(&[SECRET], false).expect("long enough");
-        for subject in [subject(), Subject::Container("my-laptop".parse().expect("an id"))] {
+        let view = Subject::View { session: SessionId::random(), user: "user_1".parse().expect("an id") };
+        for subject in [subject(), view, Subject::Container("my-laptop".parse().expect("an id"))] {
             let token = tokens.mint(&subject, NOW, NOW + 60_000);
             assert_eq!(tokens.verify(&token, NOW), Ok(subject.clone()));
-            assert_eq!(tokens.verify(&token, NOW + 59_999), Ok(subject));
-            assert_eq!(tokens.verify(&token, NOW + 60_000), Err(TokenError::Expired));
+            assert_eq!(tokens.verify(&token, NOW + 60_000 + CLOCK_SKEW_MS - 1), Ok(subject));
+            assert_eq!(tokens.verify(&token, NOW + 60_000 + CLOCK_SKEW_MS), Err(TokenError::Expired));
             // It travels in a URL of at most 4,096 characters.
             assert!(token.len() < 700, "{}", token.len());
         }
@@ -301,14 +328,10 @@ mod tests {
         assert_eq!(kid(&before.mint(&subject(), NOW, NOW)), kid(&old));
         assert!(!kid(&old).contains(&SECRET[..4]) && kid(&old).len() == 16);
         // As they were before they said which secret they are of.
-        let mut header = JweHeader::new();
-        header.set_content_encryption("A256GCM");
-        header.set_content_type("JWT");
         let keys = &before.keys[0];
-        let claims = serde_json::json!({"role": "connect", "sub": "ses_1", "uid": "user_1", "iat": 1, "exp": NOW});
-        let signed = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &keys.sign).expect("signed");
-        let encrypter = jwe::Dir.encrypter_from_bytes(keys.encrypt).expect("a key");
-        let unnamed = jwe::serialize_compact(signed.as_bytes(), &header, &encrypter).expect("encrypted");
+        let claims = json!({"role": "connect", "sub": "ses_1", "uid": "user_1", "iat": 1, "exp": NOW});
+        let signed = sign(&keys.sign, Algorithm::HS256, &claims);
+        let unnamed = seal(keys, r#"{"alg":"dir","enc":"A256GCM","cty":"JWT"}"#, signed.as_bytes());
         assert!(before.verify(&unnamed, NOW).is_ok() && after.verify(&unnamed, NOW).is_ok());
         let other = Tokens::new(&[NEXT], false).expect("long enough");
         assert_eq!(other.verify(&unnamed, NOW), Err(TokenError::Invalid));
@@ -329,6 +352,95 @@ mod tests {
         ] {
             assert_eq!(secret_in(text).expect_err("a fault").to_string(), fault);
         }
+    }
+
+    #[test]
+    fn a_token_of_another_making_is_refused_even_from_somebody_who_has_the_keys() {
+        let tokens = Tokens::new(&[SECRET], false).expect("long enough");
+        let keys = &tokens.keys[0];
+        let claims = json!({"role": "connect", "sub": "ses_1", "uid": "user_1", "iat": 1, "exp": NOW});
+        let signed = sign(&keys.sign, Algorithm::HS256, &claims);
+        let with = |says: &str| format!(r#"{{"alg":"dir","enc":"A256GCM","cty":"JWT"{says}}}"#);
+        let header = with("");
+        let verify = |token: &str| tokens.verify(token, NOW);
+        assert!(verify(&seal(keys, &header, signed.as_bytes())).is_ok(), "as it should be");
+        assert!(verify(&seal(keys, &with(&format!(r#","kid":"{}""#, keys.id)), signed.as_bytes())).is_ok());
+
+        // What the header says.
+        for header in [
+            with(r#","zip":"DEF""#),
+            with(r#","zip":null"#),
+            with(r#","crit":["exp"]"#),
+            with(r#","typ":"JWT""#),
+            with(r#","alg":"dir""#),
+            with(r#","kid":7"#),
+            with(r#","jwk":{}"#),
+            with(r#","p2c":1000000000"#),
+            header.replace("dir", "none"),
+            header.replace("dir", "A256KW"),
+            header.replace("dir", "PBES2-HS256+A128KW"),
+            header.replace("dir", "DIR"),
+            header.replace("A256GCM", "A128GCM"),
+            header.replace("A256GCM", "A256CBC-HS512"),
+            header.replace(r#","cty":"JWT""#, ""),
+            format!("{header} x"),
+            String::new(),
+            "[".repeat(1_000),
+        ] {
+            assert_eq!(verify(&seal(keys, &header, signed.as_bytes())), Err(TokenError::Invalid), "{header}");
+        }
+
+        // What is in the envelope.
+        let part = |part: &str| URL_SAFE_NO_PAD.encode(part);
+        let [_, body, mac] = signed.split('.').collect::<Vec<_>>()[..] else { panic!("three parts") };
+        let none = part(r#"{"alg":"none"}"#);
+        for inner in [
+            format!("{none}.{body}."),
+            format!("{none}.{body}.{mac}"),
+            format!("{}.{body}.{mac}", part(r#"{"alg":"RS256"}"#)),
+            sign(&keys.sign, Algorithm::HS512, &claims),
+            sign(&EncodingKey::from_secret(&keys.encrypt), Algorithm::HS256, &claims),
+            sign(&EncodingKey::from_secret(SECRET.as_bytes()), Algorithm::HS256, &claims),
+            seal(keys, &header, signed.as_bytes()),
+            claims.to_string(),
+            String::new(),
+            "\u{0}".repeat(300),
+        ] {
+            assert_eq!(verify(&seal(keys, &header, inner.as_bytes())), Err(TokenError::Invalid), "{inner}");
+        }
+
+        // What it claims.
+        for (claim, value) in [
+            ("role", json!("operator")),
+            ("role", json!(null)),
+            ("role", json!("container")),
+            ("sub", json!("ctr-a")),
+            ("sub", json!("ses_{a}:b")),
+            ("sub", json!(["ses_1"])),
+            ("uid", json!("../user")),
+            ("uid", json!(null)),
+            ("exp", json!("2030-01-01")),
+            ("exp", json!(-1)),
+            ("exp", json!(1.5e12)),
+            ("exp", json!(null)),
+        ] {
+            let mut claims = claims.clone();
+            claims[claim] = value;
+            let inner = sign(&keys.sign, Algorithm::HS256, &claims);
+            assert_eq!(verify(&seal(keys, &header, inner.as_bytes())), Err(TokenError::Invalid), "{claims}");
+        }
+        let mut container = json!({"role": "container", "sub": "ctr-a", "iat": 1, "exp": NOW});
+        let sealed = |claims: &Value| seal(keys, &header, sign(&keys.sign, Algorithm::HS256, claims).as_bytes());
+        assert!(verify(&sealed(&container)).is_ok());
+        container["uid"] = json!("user_1");
+        assert_eq!(verify(&sealed(&container)), Err(TokenError::Invalid));
+
+        // How large it is: nothing of it is looked at.
+        let mut large = claims.clone();
+        large["sub"] = json!(format!("ses_{}", "1".repeat(2_000)));
+        assert_eq!(verify(&sealed(&large)), Err(TokenError::Invalid));
+        let nested = format!("{}{}", "e30.".repeat(4), "A".repeat(1_000_000));
+        assert_eq!(verify(&nested), Err(TokenError::Invalid));
     }
 
     #[test]
