@@ -7,8 +7,8 @@
 use std::fmt;
 
 use aws_lc_rs::{constant_time, digest};
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 use crate::clock;
 use crate::hex;
@@ -20,7 +20,7 @@ const MAX_CREATES_PER_MINUTE: u64 = 1_000_000;
 const MAX_NAME: usize = 128;
 
 /// What a key opens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Sessions, one's own.
@@ -122,6 +122,26 @@ impl Entry {
     }
 }
 
+/// The record of a key, as [`ApiKeys::parse`] reads it. Without `roles` it is a client's.
+pub fn record_of(key: &str, user: Option<&UserId>, name: Option<&str>, roles: &[Role]) -> Value {
+    let mut record = json!({ "sha256": hex::encode(&sha256(key)) });
+    if let Some(user) = user {
+        record["userId"] = user.as_str().into();
+    }
+    if let Some(name) = name {
+        record["name"] = name.into();
+    }
+    if !roles.is_empty() {
+        record["roles"] = json!(roles);
+    }
+    record
+}
+
+/// Whether a key may be called so.
+pub fn is_name(text: &str) -> bool {
+    (1..=MAX_NAME).contains(&text.chars().count()) && !text.chars().any(char::is_control)
+}
+
 fn sha256(key: &str) -> Vec<u8> {
     digest::digest(&digest::SHA256, key.as_bytes()).as_ref().to_vec()
 }
@@ -199,9 +219,7 @@ impl Item<'_> {
         let user = self.field(&mut record, "userId", an_id, |value| value.as_str()?.parse().ok());
         let project = self.field(&mut record, "projectId", an_id, |value| value.as_str()?.parse().ok());
         let name = self.field(&mut record, "name", "must be a text of 1 to 128 characters", |value| {
-            let name = value.as_str()?;
-            let fits = (1..=MAX_NAME).contains(&name.chars().count()) && !name.chars().any(char::is_control);
-            fits.then(|| name.to_owned())
+            value.as_str().filter(|name| is_name(name)).map(str::to_owned)
         });
         let max_sessions = self.count(&mut record, "maxSessions", MAX_SESSIONS);
         let creates_per_minute = self.count(&mut record, "createsPerMinute", MAX_CREATES_PER_MINUTE);
@@ -256,8 +274,6 @@ impl Item<'_> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn hash(key: &str) -> String {

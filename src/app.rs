@@ -19,6 +19,7 @@ use crate::ids::{ConnectionId, ServerId, SessionId};
 use crate::known::Known;
 use crate::metrics::Metrics;
 use crate::push::Push;
+use crate::secrets::{self, Kept, SecretsManager};
 use crate::store::events::Events;
 use crate::store::{Limits, Store, StoreError, Unanswered};
 use crate::tokens::{SecretTooShort, Tokens};
@@ -38,8 +39,8 @@ pub struct Parts {
     pub containers: ContainerClient,
     /// What this process remembers of the gateway's connections.
     pub known: Known,
-    pub tokens: Tokens,
-    pub api_keys: ApiKeys,
+    pub tokens: Kept<Tokens>,
+    pub api_keys: Kept<ApiKeys>,
     pub metrics: Metrics,
     pub limits: Limits,
     pub policy: FleetPolicy,
@@ -81,11 +82,35 @@ impl App {
         fleet: Box<dyn Fleet>,
         push: Option<Box<dyn Push>>,
     ) -> Result<Self, BootError> {
+        Self::boot_with(config, redis, api_endpoint, fleet, push, SecretsManager::default()).await
+    }
+
+    /// The same with access to secrets that was set up elsewhere.
+    pub async fn boot_with(
+        config: Config,
+        redis: &str,
+        api_endpoint: String,
+        fleet: Box<dyn Fleet>,
+        push: Option<Box<dyn Push>>,
+        manager: SecretsManager,
+    ) -> Result<Self, BootError> {
         let store = Store::open(redis, &config.key_prefix)?;
-        let secret = match config.jwe_secret {
-            Some(secret) => secret.0,
-            // One per Redis, so that a restart on the same Redis accepts the tokens it once gave out.
-            None => store.shared_value("dev-jwe-secret", &hex::random(32)).await?,
+        let manager = Arc::new(manager);
+        let api_keys = match config.api_keys_secret {
+            Some(at) => Kept::read("API_KEYS_SECRET_ARN", config.secrets, secrets::api_keys(manager.clone(), at)),
+            None => Kept::fixed("API_KEYS", config.api_keys),
+        };
+        let tokens = match (config.jwe_secret_at, config.jwe_secret) {
+            (Some(at), _) => {
+                let read = secrets::tokens(manager, at, config.accept_signed_tokens);
+                Kept::read("JWE_SECRET_ARN", config.secrets, read)
+            }
+            (None, Some(secret)) => Kept::fixed("JWE_SECRET", Tokens::new(&[secret.0], config.accept_signed_tokens)?),
+            (None, None) => {
+                // One per Redis, so that a restart on the same Redis accepts the tokens it once gave out.
+                let secret = store.shared_value("dev-jwe-secret", &hex::random(32)).await?;
+                Kept::fixed("JWE_SECRET", Tokens::new(&[secret], config.accept_signed_tokens)?)
+            }
         };
         let mut addresses = config.addresses;
         if addresses.api_endpoint.is_empty() {
@@ -99,8 +124,8 @@ impl App {
             push,
             containers: ContainerClient::default(),
             known: Known::default(),
-            tokens: Tokens::new(&[secret], config.accept_signed_tokens)?,
-            api_keys: config.api_keys,
+            tokens,
+            api_keys,
             metrics: Metrics::default(),
             limits: config.limits,
             policy: config.policy,

@@ -9,8 +9,12 @@ use crate::app::App;
 use crate::clock::now_ms;
 use crate::error::ApiError;
 use crate::ids::{ContainerId, ProjectId, UserId};
+use crate::secrets::Unavailable;
 use crate::store::Limits;
 use crate::tokens::{Subject, TokenError};
+
+/// How soon secrets that could not be read are tried again.
+const SECRETS_RETRY_MS: u64 = 1_000;
 
 /// A client with a valid API key.
 #[derive(Debug, Clone)]
@@ -59,22 +63,58 @@ fn api_key(headers: &HeaderMap) -> Option<&str> {
 impl From<TokenError> for ApiError {
     fn from(error: TokenError) -> Self {
         let code = match error {
-            TokenError::Invalid => "invalid_token",
+            TokenError::Invalid | TokenError::UnknownSecret => "invalid_token",
             TokenError::Expired => "token_expired",
         };
         ApiError::unauthorized(code, error.to_string())
     }
 }
 
+impl From<Unavailable> for ApiError {
+    fn from(error: Unavailable) -> Self {
+        let message = "a secret that this needs cannot be read";
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "secrets_unavailable", message)
+            .retry_after_ms(SECRETS_RETRY_MS)
+            .caused_by(error)
+    }
+}
+
+/// Whom a token speaks for.
+pub async fn verify_token(app: &App, token: &str) -> Result<Subject, ApiError> {
+    let now_ms = now_ms();
+    let tokens = app.tokens.get(now_ms).await?;
+    let verified = match tokens.verify(token, now_ms) {
+        Err(TokenError::UnknownSecret) => match app.tokens.newer(&tokens, now_ms).await {
+            Some(tokens) => tokens.verify(token, now_ms),
+            None => Err(TokenError::UnknownSecret),
+        },
+        verified => verified,
+    };
+    Ok(verified?)
+}
+
+/// What is known of an API key, if it is one.
+async fn find_key(app: &App, key: &str) -> Result<Option<ApiKey>, ApiError> {
+    let now_ms = now_ms();
+    // Whoever has a key wants a token next. Where neither is known yet they are read at the same time; if that one
+    // cannot be, it is told when it is needed.
+    let (keys, _) = futures_util::join!(app.api_keys.get(now_ms), app.tokens.get(now_ms));
+    let keys = keys?;
+    if let Some(known) = keys.find(key) {
+        return Ok(Some(known.clone()));
+    }
+    Ok(app.api_keys.newer(&keys, now_ms).await.and_then(|keys| keys.find(key).cloned()))
+}
+
 /// The key a request carries, if it is one and opens what `role` may.
-fn authenticate(headers: &HeaderMap, app: &App, role: Role) -> Result<ApiKey, ApiError> {
+async fn authenticate(headers: &HeaderMap, app: &App, role: Role) -> Result<ApiKey, ApiError> {
     let Some(key) = api_key(headers) else {
         return Err(ApiError::unauthorized(
             "missing_api_key",
             "send an API key as x-api-key, or as Authorization: Bearer",
         ));
     };
-    let Some(key) = app.api_keys.find(key) else {
+    let Some(key) = find_key(app, key).await? else {
         return Err(ApiError::unauthorized("invalid_api_key", "the API key is not valid"));
     };
     if key.expires_at_ms.is_some_and(|at| at <= now_ms()) {
@@ -87,7 +127,7 @@ fn authenticate(headers: &HeaderMap, app: &App, role: Role) -> Result<ApiKey, Ap
         };
         return Err(ApiError::new(StatusCode::FORBIDDEN, code, message));
     }
-    Ok(key.clone())
+    Ok(key)
 }
 
 impl FromRequestParts<App> for Caller {
@@ -95,7 +135,7 @@ impl FromRequestParts<App> for Caller {
 
     async fn from_request_parts(parts: &mut request::Parts, app: &App) -> Result<Self, ApiError> {
         let ApiKey { user, project, max_sessions, creates_per_minute, .. } =
-            authenticate(&parts.headers, app, Role::Client)?;
+            authenticate(&parts.headers, app, Role::Client).await?;
         Ok(Self { user, project, max_sessions, creates_per_minute })
     }
 }
@@ -104,7 +144,7 @@ impl FromRequestParts<App> for Operator {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut request::Parts, app: &App) -> Result<Self, ApiError> {
-        let ApiKey { user, name, .. } = authenticate(&parts.headers, app, Role::Operator)?;
+        let ApiKey { user, name, .. } = authenticate(&parts.headers, app, Role::Operator).await?;
         Ok(Self { user, name })
     }
 }
@@ -116,9 +156,11 @@ impl FromRequestParts<App> for ContainerCaller {
         let Some(token) = bearer(&parts.headers) else {
             return Err(ApiError::unauthorized("missing_token", "send the container's token as Authorization: Bearer"));
         };
-        match app.tokens.verify(token, now_ms())? {
+        match verify_token(app, token).await? {
             Subject::Container(container) => Ok(ContainerCaller { container }),
-            Subject::Connect { .. } => Err(ApiError::unauthorized("invalid_token", TokenError::Invalid.to_string())),
+            Subject::Connect { .. } | Subject::View { .. } => {
+                Err(ApiError::unauthorized("invalid_token", TokenError::Invalid.to_string()))
+            }
         }
     }
 }

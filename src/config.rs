@@ -13,6 +13,7 @@ use crate::addresses::{Addresses, WebsocketApi};
 use crate::api_keys::{ApiKeys, KeyFaults};
 use crate::container::{ClaimPace, FleetPolicy};
 use crate::protocol::{MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT, MISSED_HEARTBEATS};
+use crate::secrets::Timing;
 use crate::store::Limits;
 use crate::tokens::MIN_SECRET_BYTES;
 
@@ -50,10 +51,17 @@ pub struct Config {
     pub redis_endpoint: Option<Secret>,
     pub key_prefix: String,
     pub api_keys: ApiKeys,
+    /// Where the keys are instead.
+    pub api_keys_secret: Option<SecretRef>,
     /// Whether the keys are the development default.
     pub default_api_key: bool,
-    /// `None`: one that all processes on this Redis share, made when first needed (development only).
+    /// `None`: it is elsewhere, or else one that all processes on this Redis share, made when first needed
+    /// (development only).
     pub jwe_secret: Option<Secret>,
+    /// Where it is instead.
+    pub jwe_secret_at: Option<SecretRef>,
+    /// How long, and how often, what was read from secrets is made use of.
+    pub secrets: Timing,
     pub accept_signed_tokens: bool,
     /// `api_endpoint` is empty if this process itself is meant.
     pub addresses: Addresses,
@@ -74,6 +82,14 @@ pub struct Config {
     pub tmp_dir: PathBuf,
     /// What child processes get of this environment.
     pub child_env: Vec<(String, String)>,
+}
+
+/// A secret in Secrets Manager.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretRef {
+    /// Its ARN or its name.
+    pub id: String,
+    pub region: String,
 }
 
 /// How tasks are started on ECS: `ECS_CLUSTER_ARN` and what belongs to it.
@@ -171,6 +187,32 @@ impl Reader<'_> {
     /// As AWS's own programs are told it.
     fn aws_region(&self) -> Option<String> {
         self.text("AWS_REGION").or_else(|| self.text("AWS_DEFAULT_REGION"))
+    }
+
+    /// The secret that `name` refers to, if `instead` does not hold what is in it.
+    fn secret(&mut self, name: &str, instead: &str) -> Option<SecretRef> {
+        let id = self.text(name)?;
+        if self.text(instead).is_some() {
+            self.faults.push(format!("{instead} and {name} must not both be set"));
+        }
+        // `arn:aws:secretsmanager:{region}:{account}:secret:{name}`
+        let arn: Vec<&str> = id.split(':').collect();
+        let region = match arn.as_slice() {
+            ["arn", _, "secretsmanager", region, _, "secret", _] if !region.is_empty() => Some((*region).to_owned()),
+            // What a name may be made of.
+            [plain] if plain.bytes().all(|b| b.is_ascii_alphanumeric() || b"/_+=.@-".contains(&b)) => {
+                let region = self.aws_region();
+                if region.is_none() {
+                    self.fault("AWS_REGION", format_args!("must be set with {name}, unless that is a whole ARN"));
+                }
+                region
+            }
+            _ => {
+                self.fault(name, "must be the ARN or the name of a secret in Secrets Manager");
+                None
+            }
+        };
+        Some(SecretRef { id, region: region? })
     }
 
     /// Who is to hold the clients' sockets. The one in AWS has an address only in a region.
@@ -386,21 +428,28 @@ impl Config {
         }
 
         let keys = env.text("API_KEYS");
-        let default_api_key = keys.is_none();
+        let api_keys_secret = env.secret("API_KEYS_SECRET_ARN", "API_KEYS");
+        let default_api_key = keys.is_none() && env.text("API_KEYS_SECRET_ARN").is_none();
         if default_api_key {
-            required(&mut env, "API_KEYS");
+            required(&mut env, "API_KEYS_SECRET_ARN or API_KEYS");
             if !bind.is_loopback() {
                 env.fault("API_KEYS", "must be set when BIND is not a loopback address");
             }
         }
-        let api_keys = keys.map_or_else(|| Ok(ApiKeys::development(DEV_API_KEY)), |text| ApiKeys::parse(&text));
+        let api_keys = match keys {
+            Some(text) => ApiKeys::parse(&text),
+            None if default_api_key => Ok(ApiKeys::development(DEV_API_KEY)),
+            None => Ok(ApiKeys::default()),
+        };
         let api_keys = api_keys.unwrap_or_else(|KeyFaults(faults)| {
             env.faults.extend(faults);
             ApiKeys::default()
         });
         let jwe_secret = env.text("JWE_SECRET").map(Secret);
+        let jwe_secret_at = env.secret("JWE_SECRET_ARN", "JWE_SECRET");
         match &jwe_secret {
-            None => required(&mut env, "JWE_SECRET"),
+            None if env.text("JWE_SECRET_ARN").is_none() => required(&mut env, "JWE_SECRET_ARN or JWE_SECRET"),
+            None => {}
             Some(secret) if secret.0.len() < MIN_SECRET_BYTES => {
                 env.fault("JWE_SECRET", format_args!("must be at least {MIN_SECRET_BYTES} bytes long"));
             }
@@ -452,8 +501,11 @@ impl Config {
             redis_endpoint,
             key_prefix,
             api_keys,
+            api_keys_secret,
             default_api_key,
             jwe_secret,
+            jwe_secret_at,
+            secrets: Timing::of(Duration::from_secs(env.number("SECRETS_MAX_AGE_SECONDS", 300, 1..=86_400))),
             accept_signed_tokens: env.flag("ACCEPT_SIGNED_TOKENS"),
             addresses,
             emulator_delay: env.seconds("EMULATOR_DELAY_SECONDS", 0.0, 60.0),
@@ -527,7 +579,9 @@ mod tests {
     fn production_refuses_every_default_that_is_a_secret_or_local() {
         for environment in ["prod", "staging"] {
             let faults = read(&[("ENVIRONMENT", environment)]).expect_err("not enough").0;
-            for name in ["REDIS_ENDPOINT", "API_KEYS", "JWE_SECRET", "CDP_ENDPOINT"] {
+            for name in
+                ["REDIS_ENDPOINT", "API_KEYS_SECRET_ARN or API_KEYS", "JWE_SECRET_ARN or JWE_SECRET", "CDP_ENDPOINT"]
+            {
                 assert!(faults.iter().any(|fault| fault.starts_with(name)), "{name} in {faults:?}");
             }
         }
@@ -541,6 +595,41 @@ mod tests {
         .expect("valid");
         assert_eq!(config.redis_endpoint.expect("set").0, "redis://redis.internal:6379");
         assert_eq!(config.bind.to_string(), "0.0.0.0:8080");
+    }
+
+    #[test]
+    fn secrets_may_be_elsewhere_but_not_in_two_places() {
+        let arn = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:wallcrawler/keys-AbCdEf";
+        let base = [("ENVIRONMENT", "prod"), ("REDIS_ENDPOINT", "redis.internal"), ("CDP_ENDPOINT", "cdp.example.com")];
+        let with = |vars: &[(&str, &str)]| read(&[&base[..], vars].concat());
+        let config = with(&[("API_KEYS_SECRET_ARN", arn), ("JWE_SECRET_ARN", "tokens"), ("AWS_REGION", "eu-north-1")]);
+        let config = config.expect("valid");
+        assert!(!config.default_api_key && config.api_keys.find(DEV_API_KEY).is_none());
+        assert_eq!(config.api_keys_secret, Some(SecretRef { id: arn.to_owned(), region: "eu-west-1".to_owned() }));
+        let named = SecretRef { id: "tokens".to_owned(), region: "eu-north-1".to_owned() };
+        assert_eq!((config.jwe_secret_at, config.jwe_secret.is_none()), (Some(named), true));
+        assert_eq!(config.secrets.max_age, Duration::from_secs(300));
+
+        let long = "0123456789abcdef0123456789abcdef";
+        let both =
+            [("API_KEYS_SECRET_ARN", arn), ("JWE_SECRET_ARN", arn), ("API_KEYS", "hunter2"), ("JWE_SECRET", long)];
+        assert_eq!(
+            with(&both).expect_err("two places").0,
+            [
+                "API_KEYS and API_KEYS_SECRET_ARN must not both be set",
+                "JWE_SECRET and JWE_SECRET_ARN must not both be set"
+            ]
+        );
+        for (value, fault) in [
+            ("arn:aws:s3:::bucket", "JWE_SECRET_ARN must be the ARN or the name of a secret in Secrets Manager"),
+            ("arn:aws:secretsmanager::1:secret:a", "JWE_SECRET_ARN must be the ARN or the name of a secret"),
+            ("hunter2 hunter2", "JWE_SECRET_ARN must be the ARN or the name of a secret"),
+            ("tokens", "AWS_REGION must be set with JWE_SECRET_ARN, unless that is a whole ARN"),
+        ] {
+            let faults = with(&[("API_KEYS", "a"), ("JWE_SECRET_ARN", value)]).expect_err("a fault").0;
+            assert!(faults.len() == 1 && faults[0].starts_with(fault) && !faults[0].contains("hunter2"), "{faults:?}");
+        }
+        assert!(read(&[("BIND", "0.0.0.0"), ("API_KEYS_SECRET_ARN", arn)]).is_ok());
     }
 
     #[test]

@@ -6,11 +6,12 @@
 //! Four floors; imports only go down.
 //!
 //! - **The doors**: `main`, [`server`] (the native home), [`native`] (HTTP/1.1 on a port), [`lambda`] (the Lambda
-//!   home), [`routes`], [`ws`], [`auth`], [`error`], [`telemetry`], and [`agent`], the browser container.
+//!   home), [`routes`], [`ws`], [`auth`], [`error`], [`telemetry`], [`agent`], the browser container, and
+//!   [`new_key`], which makes API keys.
 //! - **Behaviour**: [`lifecycle`] (what happens to sessions and containers), [`scaling`] (how many containers).
 //! - **Seams**: [`app`] holds them together; [`store`] (Redis), [`fleet`] (what runs containers), [`push`] (clients
-//!   whose sockets a gateway holds), [`container_client`] (their containers), [`upgrade`] and [`splice`] (sockets),
-//!   [`metrics`] (what was counted).
+//!   whose sockets a gateway holds), [`container_client`] (their containers), [`secrets`] (Secrets Manager),
+//!   [`upgrade`] and [`splice`] (sockets), [`metrics`] (what was counted).
 //! - **Types**: [`ids`], [`session`], [`container`], [`protocol`], [`browser_settings`], [`tokens`],
 //!   [`api_keys`], [`addresses`], [`config`], [`clock`], [`causes`].
 
@@ -39,12 +40,14 @@ pub mod lifecycle;
 pub mod metrics;
 #[cfg(feature = "agent")]
 pub mod native;
+pub mod new_key;
 #[cfg(feature = "native")]
 pub mod private_redis;
 pub mod protocol;
 pub mod push;
 pub mod routes;
 pub mod scaling;
+pub mod secrets;
 #[cfg(feature = "native")]
 pub mod server;
 pub mod session;

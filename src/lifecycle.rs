@@ -10,10 +10,12 @@ use crate::app::App;
 use crate::causes::Causes;
 use crate::clock::now_ms;
 use crate::container::LaunchSpec;
+use crate::fleet::FleetError;
 use crate::hex;
 use crate::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
 use crate::protocol::{ClaimRequest, ContainerPhase, EndedRequest, ReadyRequest};
 use crate::push::Pushed;
+use crate::secrets::Unavailable;
 use crate::session::{EndReason, NewSession, Session};
 use crate::store::{
     Claimed, Created, Ended, EndedBy, Idempotency, Limits, Look, Lost, Outcome, Readied, Route, StoreError, Turn,
@@ -108,16 +110,21 @@ pub async fn settle(app: &App) -> Result<(), StoreError> {
 /// Starts a container that was reserved. If that fails the reservation is given back, and the next look
 /// will see what is missing.
 pub async fn launch(app: &App, container: &ContainerId) {
-    let minted_ms = now_ms();
-    let spec = LaunchSpec {
-        container_id: container.clone(),
-        token: app.tokens.mint(&Subject::Container(container.clone()), minted_ms, minted_ms + CONTAINER_TOKEN_MS),
-        api_endpoint: app.addresses.api_endpoint.clone(),
-        max_sessions: app.policy.sessions_per_container,
-        warm_browsers: app.warm_browsers,
-        heartbeat: app.heartbeat,
+    let launched = async {
+        let now_ms = now_ms();
+        let no_token = |error: Unavailable| FleetError { action: "making its token", cause: error.into() };
+        let tokens = app.tokens.get(now_ms).await.map_err(no_token)?;
+        let spec = LaunchSpec {
+            container_id: container.clone(),
+            token: tokens.mint(&Subject::Container(container.clone()), now_ms, now_ms + CONTAINER_TOKEN_MS),
+            api_endpoint: app.addresses.api_endpoint.clone(),
+            max_sessions: app.policy.sessions_per_container,
+            warm_browsers: app.warm_browsers,
+            heartbeat: app.heartbeat,
+        };
+        app.fleet.launch(&spec).await
     };
-    if let Err(error) = app.fleet.launch(&spec).await {
+    if let Err(error) = launched.await {
         app.metrics.container_starts_failed.inc();
         let why = Causes(&error).to_string();
         tracing::error!(container.id = %container, error = why, "container could not be started");

@@ -1,5 +1,6 @@
 //! The process: read the configuration, see where we run, run, and end with an honest exit code.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -7,6 +8,7 @@ use wallcrawler::clock::now_ms;
 use wallcrawler::config;
 use wallcrawler::ids::ContainerId;
 use wallcrawler::lifecycle::CONTAINER_TOKEN_MS;
+use wallcrawler::new_key::{self, KeysError};
 use wallcrawler::tokens::{Subject, Tokens};
 
 const USAGE: &str = "\
@@ -14,8 +16,8 @@ wallcrawler: fresh Chromium sessions for browser agents
 
   wallcrawler                     serve the API and the CDP proxy; on Lambda, the API
   wallcrawler container           run browsers for a server (CONTAINER_ID, CONTAINER_TOKEN, API_ENDPOINT)
-  wallcrawler token container ID  mint the token of a container that is started by hand (JWE_SECRET)
-  wallcrawler help | --version
+  wallcrawler token container ID  mint the token of a container that is started by hand (JWE_SECRET)";
+const NOTES: &str = "  wallcrawler help | --version
 
 Everything is configured by environment variables: see README.md. The build for Lambda serves only there.";
 
@@ -30,8 +32,15 @@ fn main() -> ExitCode {
         #[cfg(feature = "agent")]
         ["container"] => run(container()),
         ["token", "container", id] => token(id),
+        ["keys", words @ ..] => match keys(words) {
+            Err(error @ KeysError::Usage(_)) => {
+                eprintln!("wallcrawler: {error}\n\n{}", new_key::USAGE);
+                return ExitCode::from(2);
+            }
+            done => done.map_err(anyhow::Error::from),
+        },
         ["help" | "--help" | "-h"] => {
-            println!("{USAGE}");
+            println!("{USAGE}\n{}\n{NOTES}", new_key::USAGE);
             Ok(())
         }
         ["--version" | "-V"] => {
@@ -39,7 +48,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         _ => {
-            eprintln!("{USAGE}");
+            eprintln!("{USAGE}\n{}\n{NOTES}", new_key::USAGE);
             return ExitCode::from(2);
         }
     };
@@ -140,10 +149,25 @@ async fn container() -> anyhow::Result<()> {
     Ok(())
 }
 
+fn keys(words: &[&str]) -> Result<(), KeysError> {
+    let input = std::io::stdin();
+    if words.first() == Some(&"hash") && input.is_terminal() {
+        eprintln!("The key, then Enter and Ctrl-D:");
+    }
+    println!("{}", new_key::keys(words, input)?);
+    if words.first() == Some(&"new") {
+        eprintln!(
+            "The key is shown this once. What follows it goes into API_KEYS, or into the secret of API_KEYS_SECRET_ARN."
+        );
+    }
+    Ok(())
+}
+
 fn token(id: &str) -> anyhow::Result<()> {
     let container: ContainerId = id.parse()?;
-    let secret = config::env("JWE_SECRET")
-        .context("JWE_SECRET must be set, to the same value as the server's: the token is made from it")?;
+    let secret = config::env("JWE_SECRET").context(
+        "JWE_SECRET must be set, to what the server has, itself or in JWE_SECRET_ARN: the token is made from it",
+    )?;
     let tokens = Tokens::new(&[secret], false).context("JWE_SECRET")?;
     let now_ms = now_ms();
     println!("{}", tokens.mint(&Subject::Container(container), now_ms, now_ms + CONTAINER_TOKEN_MS));

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::addresses::WebsocketApi;
@@ -29,12 +29,16 @@ use crate::ids::ContainerId;
 use crate::native::{self, ServeOptions};
 use crate::private_redis::{PrivateRedis, PrivateRedisError};
 use crate::push::Push;
+use crate::secrets::Unavailable;
 use crate::store::events::Events;
 use crate::ws::emulator::{Emulator, EmulatorOptions};
 use crate::{lifecycle, routes, scaling, sweep};
 
 /// How long open sockets get to say goodbye when the server ends.
 const SOCKETS_WAIT: Duration = Duration::from_secs(3);
+/// How long a start goes on trying to read secrets, and how often. Then whoever started the server may see to it.
+const SECRETS_WAIT: Duration = Duration::from_secs(30);
+const SECRETS_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
@@ -48,6 +52,8 @@ pub enum ServerError {
     Browsers(#[from] FindError),
     #[error(transparent)]
     Boot(#[from] BootError),
+    #[error(transparent)]
+    Secrets(#[from] Unavailable),
 }
 
 /// A server that is listening.
@@ -108,6 +114,7 @@ impl Server {
             None => None,
         };
         let app = App::boot(config, &endpoint, api_endpoint, fleet, push).await?;
+        read_secrets(&app).await?;
         let background = vec![
             tokio::spawn(follow(app.events.clone(), endpoint, prefix)),
             tokio::spawn(tick(app.clone())),
@@ -157,6 +164,20 @@ impl Server {
         // Only if nobody else has anything in it.
         let _ = std::fs::remove_dir(root);
         served.map_err(ServerError::Serve)
+    }
+}
+
+/// Reads the secrets before anybody needs them. A server that cannot read them is of no use to anyone; what is over in
+/// a moment it waits for.
+async fn read_secrets(app: &App) -> Result<(), Unavailable> {
+    let deadline = Instant::now() + SECRETS_WAIT;
+    loop {
+        let now_ms = now_ms();
+        let (keys, tokens) = futures_util::join!(app.api_keys.get(now_ms), app.tokens.get(now_ms));
+        match keys.map(drop).and(tokens.map(drop)) {
+            Err(error) if error.cause.is_passing() && Instant::now() < deadline => sleep(SECRETS_PAUSE).await,
+            read => return read,
+        }
     }
 }
 

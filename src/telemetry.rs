@@ -21,8 +21,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// JSON lines for machines, compact ones for people.
 pub fn init(json: bool, filter: Option<&str>) {
     let mut filter = EnvFilter::new(filter.unwrap_or("info"));
-    // The AWS clients trace whole requests and answers, and a task is told its token by one.
-    for quiet in ["aws_smithy_runtime=info", "aws_smithy_runtime_api=info"] {
+    // The AWS clients trace whole requests and answers, and a task is told its token by one; Lambda's runtime traces
+    // whole events, with their API keys.
+    for quiet in ["aws_smithy_runtime=info", "aws_smithy_runtime_api=info", "lambda_runtime=info"] {
         filter = filter.add_directive(quiet.parse().expect("a directive"));
     }
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

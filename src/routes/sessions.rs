@@ -20,7 +20,7 @@ use crate::ids::{ContainerId, SessionId, UserId};
 use crate::lifecycle;
 use crate::session::{EndReason, NewSession, Session, SessionStatus};
 use crate::store::{Created, Idempotency, PageEnd};
-use crate::tokens::Subject;
+use crate::tokens::{Subject, Tokens};
 
 const DEFAULT_TIMEOUT_MINUTES: f64 = 60.0;
 const MAX_TIMEOUT_MINUTES: f64 = 360.0;
@@ -79,13 +79,13 @@ pub struct SessionView {
 }
 
 /// A session with the token and URL to connect to it, as long as it can be connected to.
-fn view(app: &App, headers: &HeaderMap, session: Session) -> SessionView {
+fn view(app: &App, tokens: &Tokens, headers: &HeaderMap, session: Session) -> SessionView {
     let mut browser_settings = session.browser_settings;
     let (token, connect_url) = if session.status == SessionStatus::Ended {
         (None, None)
     } else {
         let subject = Subject::Connect { session: session.id.clone(), user: session.user_id.clone() };
-        let token = app.tokens.mint(&subject, now_ms(), session.expires_at_ms);
+        let token = tokens.mint(&subject, now_ms(), session.expires_at_ms);
         let connect_url = app.addresses.connect_url(headers, &session.id, &token);
         // AwsBrowserProvider reads them here.
         browser_settings.insert("cdpUrl".to_owned(), connect_url.clone().into());
@@ -173,11 +173,12 @@ pub async fn create_session(
     JsonBody { value: request, bytes }: JsonBody<CreateSession>,
 ) -> Result<(StatusCode, Json<SessionView>), ApiError> {
     let idempotency = idempotency(&headers, &bytes)?;
+    let tokens = app.tokens.get(now_ms()).await?;
     let limits = caller.limits(&app.limits);
     let new = request.check(caller.user)?;
     match lifecycle::create(&app, &new, idempotency.as_ref(), &limits).await? {
         Created::New { session, .. } | Created::Again(session) => {
-            Ok((StatusCode::CREATED, Json(view(&app, &headers, session))))
+            Ok((StatusCode::CREATED, Json(view(&app, &tokens, &headers, session))))
         }
         Created::Conflict => Err(ApiError::new(
             StatusCode::CONFLICT,
@@ -213,8 +214,9 @@ pub async fn get_session(
     SessionPath(id): SessionPath,
     headers: HeaderMap,
 ) -> Result<Json<SessionView>, ApiError> {
+    let tokens = app.tokens.get(now_ms()).await?;
     match app.store.get(&id).await? {
-        Some((session, _)) if session.user_id == caller.user => Ok(Json(view(&app, &headers, session))),
+        Some((session, _)) if session.user_id == caller.user => Ok(Json(view(&app, &tokens, &headers, session))),
         _ => Err(ApiError::session_not_found()),
     }
 }
@@ -226,8 +228,9 @@ pub async fn delete_session(
     SessionPath(id): SessionPath,
     headers: HeaderMap,
 ) -> Result<Json<SessionView>, ApiError> {
+    let tokens = app.tokens.get(now_ms()).await?;
     match lifecycle::release(&app, &id, &caller.user).await? {
-        Some(session) => Ok(Json(view(&app, &headers, session))),
+        Some(session) => Ok(Json(view(&app, &tokens, &headers, session))),
         None => Err(ApiError::session_not_found()),
     }
 }
@@ -271,9 +274,10 @@ pub async fn list_sessions(
             Some(read_cursor(cursor).ok_or_else(|| ApiError::invalid("cursor: is not one that was answered here"))?)
         }
     };
+    let tokens = app.tokens.get(now_ms()).await?;
     let (sessions, end) = app.store.list(&caller.user, query.status, limit, after.as_ref()).await?;
     Ok(Json(SessionPage {
-        sessions: sessions.into_iter().map(|session| view(&app, &headers, session)).collect(),
+        sessions: sessions.into_iter().map(|session| view(&app, &tokens, &headers, session)).collect(),
         next_cursor: end.map(|end| URL_SAFE_NO_PAD.encode(format!("{} {}", end.created_at_ms, end.id))),
     }))
 }

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::app::App;
-use crate::auth::bearer;
+use crate::auth::{bearer, verify_token};
 use crate::causes::Causes;
 use crate::clock::now_ms;
 use crate::container_client::{ANSWER_TIMEOUT, Answered};
@@ -54,7 +54,12 @@ struct ConnectQuery {
 
 /// The session that the token, in the query or in `Authorization: Bearer`, opens. If the URL names a session, it must
 /// be that one.
-fn authorize(app: &App, uri: &Uri, headers: &HeaderMap, in_path: Option<&SessionId>) -> Result<SessionId, ApiError> {
+async fn authorize(
+    app: &App,
+    uri: &Uri,
+    headers: &HeaderMap,
+    in_path: Option<&SessionId>,
+) -> Result<SessionId, ApiError> {
     let Query(query) = Query::<ConnectQuery>::try_from_uri(uri)
         .map_err(|_| ApiError::invalid("sessionId and token: must each be given at most once, and be valid"))?;
     let Some(token) = query.token.as_deref().or_else(|| bearer(headers)) else {
@@ -64,10 +69,10 @@ fn authorize(app: &App, uri: &Uri, headers: &HeaderMap, in_path: Option<&Session
         ));
     };
     let named = in_path.or(query.session_id.as_ref());
-    match app.tokens.verify(token, now_ms())? {
+    match verify_token(app, token).await? {
         Subject::Connect { session, .. } if named.is_none_or(|id| *id == session) => Ok(session),
         Subject::Connect { .. } => Err(ApiError::session_not_found()),
-        Subject::Container(_) => Err(TokenError::Invalid.into()),
+        Subject::View { .. } | Subject::Container(_) => Err(TokenError::Invalid.into()),
     }
 }
 
@@ -90,7 +95,7 @@ pub async fn on_connect(app: &App, connection: &ConnectionId, uri: &Uri, headers
              so that sessions get a direct connectUrl; or use Puppeteer or Stagehand",
         ));
     }
-    let id = authorize(app, uri, headers, None)?;
+    let id = authorize(app, uri, headers, None).await?;
     let route = match app.store.enter(&id, connection, now_ms()).await? {
         Entered::Now(route) => route,
         Entered::Ended(reason) => return Err(gone(reason)),

@@ -41,7 +41,7 @@ const OVERTIME: Duration = Duration::from_secs(3);
 
 /// `GET /cdp?sessionId=..&token=..`
 pub async fn connect_by_query(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
-    let id = authorize(&app, request.uri(), request.headers(), None)?;
+    let id = authorize(&app, request.uri(), request.headers(), None).await?;
     connect(&app, id, request).await
 }
 
@@ -51,7 +51,7 @@ pub async fn connect_by_path(
     SessionPath(id): SessionPath,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let id = authorize(&app, request.uri(), request.headers(), Some(&id))?;
+    let id = authorize(&app, request.uri(), request.headers(), Some(&id)).await?;
     connect(&app, id, request).await
 }
 
@@ -63,10 +63,10 @@ pub async fn discover(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
-    let id = authorize(&app, &uri, &headers, Some(&id))?;
+    let id = authorize(&app, &uri, &headers, Some(&id)).await?;
     let (session, details) = wait_until_ready(&app, &id).await?;
     let subject = Subject::Connect { session: id.clone(), user: session.user_id };
-    let token = app.tokens.mint(&subject, now_ms(), session.expires_at_ms);
+    let token = app.tokens.get(now_ms()).await?.mint(&subject, now_ms(), session.expires_at_ms);
     let mut version = details.version;
     version.insert("webSocketDebuggerUrl".to_owned(), app.addresses.connect_url(&headers, &id, &token).into());
     Ok(Json(version.into()))

@@ -24,6 +24,7 @@ use wallcrawler::fleet::Fleet;
 use wallcrawler::fleet::local::{LocalFleet, LocalOptions};
 use wallcrawler::ids::ContainerId;
 use wallcrawler::routes::router;
+use wallcrawler::secrets::SecretsManager;
 use wallcrawler::tokens::{Subject, Tokens};
 
 pub const SECRET: &str = "a secret of the tests, 32 bytes!";
@@ -209,7 +210,11 @@ impl World {
     }
 
     pub async fn with_fleet(redis: Redis, config: Config, fleet: Box<dyn Fleet>) -> Self {
-        let plane = Plane::on(&redis.url(), config, fleet).await;
+        Self::with(redis, config, fleet, SecretsManager::default()).await
+    }
+
+    pub async fn with(redis: Redis, config: Config, fleet: Box<dyn Fleet>, secrets: SecretsManager) -> Self {
+        let plane = Plane::with(&redis.url(), config, fleet, secrets).await;
         let asking = redis.client().await;
         eventually(Duration::from_secs(10), async || {
             let subscribers = redis_command(&asking, &["PUBSUB", "NUMSUB", "events"]).await.into_array();
@@ -222,10 +227,15 @@ impl World {
 
 impl Plane {
     pub async fn on(redis: &str, config: Config, fleet: Box<dyn Fleet>) -> Self {
+        Self::with(redis, config, fleet, SecretsManager::default()).await
+    }
+
+    async fn with(redis: &str, config: Config, fleet: Box<dyn Fleet>, secrets: SecretsManager) -> Self {
         static LOG: OnceLock<()> = OnceLock::new();
         LOG.get_or_init(|| wallcrawler::telemetry::init(false, Some("warn")));
         let prefix = config.key_prefix.clone();
-        let app = App::boot(config, redis, "http://127.0.0.1:1".to_owned(), fleet, None).await.expect("boots");
+        let endpoint = "http://127.0.0.1:1".to_owned();
+        let app = App::boot_with(config, redis, endpoint, fleet, None, secrets).await.expect("boots");
         let (events, url) = (app.events.clone(), redis.to_owned());
         let follow = tokio::spawn(async move { events.follow(url, prefix).await.expect("events can be followed") });
         Self { router: router(app.clone()), app, follow }

@@ -9,6 +9,7 @@ use futures_util::future::join_all;
 use serde_json::Value;
 use tokio::sync::{Mutex, Notify, Semaphore};
 use wallcrawler::app::App;
+use wallcrawler::clock::now_ms;
 use wallcrawler::ids::SessionId;
 use wallcrawler::lifecycle;
 use wallcrawler::server::Server;
@@ -59,7 +60,7 @@ impl Fate {
 async fn create(app: &App, fate: Fate) -> String {
     let new = NewSession {
         id: SessionId::random(),
-        user_id: app.api_keys.find("key-one").expect("a key").user.clone(),
+        user_id: app.api_keys.get(now_ms()).await.expect("keys").find("key-one").expect("a key").user.clone(),
         timeout_ms: if fate == Fate::TimesOut { 2_000 } else { 600_000 },
         keep_alive: false,
         browser_settings: serde_json::Map::new(),

@@ -6,7 +6,7 @@ use axum::http::{Request, StatusCode};
 use serde_json::{Value, json};
 use wallcrawler::clock::now_ms;
 use wallcrawler::ids::UserId;
-use wallcrawler::tokens::{Subject, Tokens};
+use wallcrawler::tokens::{CLOCK_SKEW_MS, Subject, Tokens};
 
 use crate::audit::Contents;
 use crate::world::{SECRET, World};
@@ -195,12 +195,15 @@ async fn tokens_that_expired_or_were_touched_open_nothing() {
     let user: UserId = "user_1".parse().expect("an id");
     let subject = Subject::Connect { session: id.parse().expect("an id"), user };
     let good = tokens.mint(&subject, now_ms(), now_ms() + 60_000);
-    let old = tokens.mint(&subject, now_ms() - 60_000, now_ms() - 1_000);
+    let old = tokens.mint(&subject, now_ms() - 120_000, now_ms() - CLOCK_SKEW_MS - 1_000);
+    let view = Subject::View { session: id.parse().expect("an id"), user: "user_1".parse().expect("an id") };
+    let view = tokens.mint(&view, now_ms(), now_ms() + 60_000);
     let foreign = Tokens::new(&["another secret of the tests, 32 b"], false).expect("long enough");
     let foreign = foreign.mint(&subject, now_ms(), now_ms() + 60_000);
     let touched = good.replacen("..", "..A", 1);
     for (token, code) in [
         (old.as_str(), "token_expired"),
+        (view.as_str(), "invalid_token"),
         (foreign.as_str(), "invalid_token"),
         (touched.as_str(), "invalid_token"),
         (&good[..good.len() - 1], "invalid_token"),

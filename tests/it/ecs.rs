@@ -1,7 +1,5 @@
 //! The fleet of Fargate tasks, on a stand-in for ECS that speaks its protocol.
 
-mod moto;
-
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -16,8 +14,8 @@ use wallcrawler::fleet::ecs::EcsFleet;
 use wallcrawler::ids::ContainerId;
 use wallcrawler::scaling;
 
-use self::moto::{Fault, Moto, variable};
 use crate::audit::Contents;
+use crate::moto::{Fault, Moto, variable};
 use crate::world::{Redis, World, claimed, config, eventually, redis_command};
 
 fn fleet(moto: &Moto, config: &Config) -> EcsFleet {

@@ -1,5 +1,8 @@
 //! API keys: what each of them opens, for how long, and how much.
 
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
 use aws_lc_rs::digest;
 use axum::http::StatusCode;
 use axum::routing::get;
@@ -66,8 +69,8 @@ async fn a_key_opens_what_its_roles_say_and_nothing_else() {
 #[tokio::test]
 async fn the_key_of_a_development_server_is_an_operators_too() {
     let world = World::new(&[("API_KEYS", "")]).await;
-    let key = world.app.api_keys.find("wc_dev").expect("the default");
-    assert_eq!(key.roles.len(), 2);
+    let keys = world.app.api_keys.get(now_ms()).await.expect("keys");
+    assert_eq!(keys.find("wc_dev").expect("the default").roles.len(), 2);
     assert_eq!(world.client("wc_dev").get("/sessions").await.status, StatusCode::OK);
 }
 
@@ -115,4 +118,87 @@ async fn keys_of_one_user_share_sessions_and_a_keys_own_limit_takes_the_place_of
     let seen = world.client("new").get(&format!("/sessions/{first}")).await;
     assert_eq!((seen.status, &seen.body["userId"]), (StatusCode::OK, &json!("alice")));
     assert_eq!(world.client("plain").get(&format!("/sessions/{first}")).await.status, StatusCode::NOT_FOUND);
+}
+
+struct Said {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+/// `wallcrawler keys` and `words`, as it is typed.
+fn keys_command(words: &[&str], input: &[u8]) -> Said {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_wallcrawler"))
+        .arg("keys")
+        .args(words)
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program is built");
+    // It need not read it.
+    let _ = child.stdin.take().expect("piped").write_all(input);
+    let output = child.wait_with_output().expect("it ends");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("a text");
+    Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+#[tokio::test]
+async fn a_key_that_was_made_is_the_one_of_its_record() {
+    let made = keys_command(&["new", "--name", "Alice's laptop", "--user=alice"], b"");
+    assert_eq!(made.code, Some(0), "{}", made.err);
+    let (key, record) = made.out.trim_end().split_once('\n').expect("a key and a record");
+    assert!(key.len() == 67 && key.strip_prefix("wc_").is_some_and(|rest| hex::decode(rest).is_some()), "{key}");
+    assert!(!made.err.contains(key) && !record.contains(&key[3..]) && made.err.contains("once"), "{}", made.err);
+    let operator = keys_command(&["new", "--operator"], b"");
+    let (operator_key, operator_record) = operator.out.trim_end().split_once('\n').expect("a key and a record");
+    assert_ne!(key, operator_key);
+    let hashed = keys_command(&["hash", "--user", "alice", "--name=Alice's laptop"], format!("{key}\n").as_bytes());
+    assert_eq!((hashed.code, hashed.out.trim_end()), (Some(0), record), "{}", hashed.err);
+
+    let records: [Value; 2] = [record, operator_record].map(|record| serde_json::from_str(record).expect("JSON"));
+    assert_eq!((&records[0]["name"], &records[1].get("userId")), (&json!("Alice's laptop"), &None));
+    let world = world(&records, &[]).await;
+    let created = world.client(key).post("/sessions", &json!({})).await;
+    assert_eq!((created.status, &created.body["userId"]), (StatusCode::CREATED, &json!("alice")));
+    assert_eq!(world.client(operator_key).get("/operators-only").await.status, StatusCode::OK);
+    assert_eq!(world.client(operator_key).get("/sessions").await.status, StatusCode::FORBIDDEN);
+}
+
+#[test]
+fn what_keys_cannot_be_made_of_is_said_and_never_repeated() {
+    for (words, complaint) in [
+        (&[][..], "keys must be followed by new or hash"),
+        (&["hunter2"], "keys must be followed by new or hash"),
+        (&["new", "hunter2"], "a key only from standard input"),
+        (&["hash", "hunter2"], "a key only from standard input"),
+        (&["new", "--hunter2"], "keys takes --name, --user and --operator"),
+        (&["new", "--operator=hunter2"], "keys takes --name, --user and --operator"),
+        (&["new", "--name"], "--name must be followed by a name"),
+        (&["new", "--name", ""], "--name must be followed by 1 to 128 characters"),
+        (&["new", "--name", "hunter2\n"], "--name must be followed by 1 to 128 characters"),
+        (&["new", "--user", "hunter2/.."], "--user must be followed by at most 64"),
+        (&["new", "--user="], "--user must be followed by at most 64"),
+        (&["new", "--operator", "--operator"], "must be given once"),
+        (&["new", "--user", "a", "--user", "b"], "must be given once"),
+    ] {
+        let said = keys_command(words, b"");
+        assert_eq!((said.code, said.out.as_str()), (Some(2), ""), "{words:?}");
+        assert!(said.err.contains(complaint) && said.err.contains("wallcrawler keys new"), "{words:?}: {}", said.err);
+        assert!(!said.err.contains("hunter2"), "{words:?}: {}", said.err);
+    }
+    for (input, complaint) in [
+        (&b""[..], "is empty"),
+        (b" \n", "is empty"),
+        (b"hunter2 hunter2", "must be one line"),
+        (b"hunter2\nhunter2\n", "must be one line"),
+        (b"hunter2,hunter2", "must be one line"),
+        (b"hunter2\xff", "must be one line"),
+        (&[b'x'; 5_000], "is longer than 1024 bytes"),
+    ] {
+        let said = keys_command(&["hash"], input);
+        assert_eq!((said.code, said.out.as_str()), (Some(1), ""), "{complaint}");
+        assert!(said.err.contains(complaint) && !said.err.contains("hunter2"), "{}", said.err);
+    }
 }

@@ -12,6 +12,7 @@ mod keys;
 #[cfg(feature = "lambda")]
 mod lambda;
 mod model;
+mod moto;
 mod outages;
 mod races;
 mod redis;
@@ -21,6 +22,7 @@ mod round_trips;
 #[allow(dead_code)]
 mod runtime_api;
 mod scripts;
+mod secrets;
 mod sessions;
 mod sockets;
 #[path = "../common/world.rs"]

@@ -23,11 +23,12 @@ const REGION: &str = "eu-west-1";
 /// Real pages hold a hundred.
 const PAGE: usize = 4;
 
-/// What becomes of a `RunTask`.
+/// What becomes of a `RunTask`, or of a `GetSecretValue`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     ServerError,
     Throttled,
+    Denied,
     /// The failure that stands in an answer which is itself a success.
     NotPlaced,
     /// The connection breaks, and nothing has been done.
@@ -47,6 +48,10 @@ struct Play {
     started_ms: HashMap<String, u64>,
     /// How much older tasks are said to be.
     older_ms: u64,
+    /// What becomes of all that ask for a secret, from now on.
+    secrets: Option<Fault>,
+    /// Which versions of secrets were asked for, whether or not they were given.
+    secret_reads: Vec<String>,
 }
 
 #[derive(Clone)]
@@ -62,6 +67,7 @@ pub struct Moto {
     pub endpoint: String,
     pub access: aws_config::SdkConfig,
     pub client: Client,
+    secrets: aws_sdk_secretsmanager::Client,
     subnet: String,
 }
 
@@ -104,7 +110,8 @@ impl Moto {
         let container = ContainerDefinition::builder().name("browser").image("wallcrawler").memory(2_048).build();
         let family = client.register_task_definition().family("browser").network_mode(NetworkMode::Awsvpc);
         family.container_definitions(container).send().await.expect("a task definition");
-        Self { child, front, endpoint, access, client, subnet }
+        let secrets = aws_sdk_secretsmanager::Client::new(&access);
+        Self { child, front, endpoint, access, client, secrets, subnet }
     }
 
     /// What a control plane is configured with to start its tasks here.
@@ -121,8 +128,30 @@ impl Moto {
     }
 
     /// What the program needs besides to find its way here.
-    pub fn access_vars(&self) -> [(&str, &str); 3] {
-        [("AWS_ENDPOINT_URL_ECS", &self.endpoint), ("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test")]
+    pub fn access_vars(&self) -> [(&str, &str); 4] {
+        [
+            ("AWS_ENDPOINT_URL_ECS", &self.endpoint),
+            ("AWS_ENDPOINT_URL_SECRETS_MANAGER", &self.endpoint),
+            ("AWS_ACCESS_KEY_ID", "test"),
+            ("AWS_SECRET_ACCESS_KEY", "test"),
+        ]
+    }
+
+    /// Gives a secret a new version, which is the current one from now on.
+    pub async fn put_secret(&self, name: &str, text: &str) {
+        let known = self.secrets.put_secret_value().secret_id(name).secret_string(text).send().await;
+        if known.is_err() {
+            self.secrets.create_secret().name(name).secret_string(text).send().await.expect("a secret");
+        }
+    }
+
+    pub fn fail_secrets(&self, fault: Option<Fault>) {
+        self.play().secrets = fault;
+    }
+
+    /// Which versions of secrets were asked for: `name AWSCURRENT`.
+    pub fn secret_reads(&self) -> Vec<String> {
+        self.play().secret_reads.clone()
     }
 
     fn play(&self) -> std::sync::MutexGuard<'_, Play> {
@@ -240,9 +269,16 @@ async fn pass(State(front): State<Front>, headers: HeaderMap, body: Bytes) -> Re
         fault = play.faults.pop_front().flatten();
         play.run_tasks.push(asked.clone());
     }
+    if operation == "GetSecretValue" {
+        let mut play = front.play.lock().expect("not poisoned");
+        fault = play.secrets;
+        let text = |field: &str| asked[field].as_str().unwrap_or_default().to_owned();
+        play.secret_reads.push(format!("{} {}", text("SecretId"), text("VersionStage")));
+    }
     match fault {
         Some(Fault::ServerError) => return refusal(StatusCode::INTERNAL_SERVER_ERROR, "ServerException"),
         Some(Fault::Throttled) => return refusal(StatusCode::BAD_REQUEST, "ThrottlingException"),
+        Some(Fault::Denied) => return refusal(StatusCode::BAD_REQUEST, "AccessDeniedException"),
         Some(Fault::NotPlaced) => {
             let failure = json!({"reason": "Capacity is unavailable at this time.", "arn": "arn:aws:ecs:none"});
             return json!({"tasks": [], "failures": [failure]}).to_string().into_response();
