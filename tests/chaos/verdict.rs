@@ -12,6 +12,9 @@ use crate::stage::{Stage, directory};
 /// After so many containers a session is given up.
 const MAX_LEASES: u64 = 3;
 
+/// Two seconds are promised; a machine full of browsers may take longer for once.
+const REFUSAL_MS: f64 = 3_000.0;
+
 /// A line of some process's log.
 struct Line {
     message: String,
@@ -47,7 +50,19 @@ impl<'a> Verdict<'a> {
         self.every_session_is_accounted_for();
         self.every_end_has_its_reason();
         self.nobody_was_served_twice();
+        self.refusals_come_in_time();
         self.nothing_is_left_in_redis();
+    }
+
+    /// By the servers' own clocks: one that is just being started lets its first clients wait.
+    fn refusals_come_in_time(&self) {
+        for Line { fields, .. } in self.log.iter().filter(|line| line.message == "request") {
+            // These wait before they ask.
+            let waits = ["/sessions/claim", "/cdp"].iter().any(|route| fields["route"] == *route);
+            if fields["status"] == 503 && !waits && fields["duration_ms"].as_f64() > Some(REFUSAL_MS) {
+                self.ledger.violation(None, format!("it was refused late: {fields}"));
+            }
+        }
     }
 
     /// Answered, or made by a create whose client never had an answer; and one for each `Idempotency-Key`.
