@@ -105,6 +105,7 @@ impl<'a> Verdict<'a> {
             let home_hit = || homes.get(container).is_none_or(|home| self.stage.was_hit(home, ended_ms));
             // Who hangs up has perhaps just got through, and nobody was left to tell.
             let reached = connected.contains(record.id.as_str()) || record.script == Script::Impatient;
+            let connects = !matches!(record.script, Script::NeverConnects | Script::ThinksBetter);
             let due = match reason {
                 "released" => record.asked_for_end,
                 // A client on an open socket is told so only by a server that nobody has heard of.
@@ -113,9 +114,11 @@ impl<'a> Verdict<'a> {
                     record.left && reached && (!told || self.stage.was_partitioned(ended_ms))
                 }
                 "never_connected" => matches!(record.script, Script::NeverConnects | Script::Impatient),
-                // Of whom nobody has reached yet another container takes care.
+                // Of whom nobody has reached yet another container takes care. When the answer was lost to a server
+                // that had noted it, the client was refused, and the note stays.
                 "container_lost" => {
-                    connected.contains(record.id.as_str()) && (self.stage.was_hit(container, ended_ms) || home_hit())
+                    let noted = reached || (connects && self.stage.answers_were_lost(ended_ms));
+                    noted && (self.stage.was_hit(container, ended_ms) || home_hit())
                 }
                 "browser_crashed" => browser_hit(),
                 "failed_to_start" => browser_hit() || leases(hash) >= MAX_LEASES,
