@@ -98,6 +98,8 @@ pub struct EcsOptions {
     pub region: String,
     pub cluster: String,
     pub task_definition: String,
+    /// A service of the cluster whose tasks run browsers, too.
+    pub service: Option<String>,
     /// Which container of the task definition is `wallcrawler container`.
     pub container_name: String,
     pub subnets: Vec<String>,
@@ -317,6 +319,7 @@ impl Reader<'_> {
             region: region?,
             cluster,
             task_definition: task_definition?,
+            service: self.text("ECS_SERVICE_NAME"),
             container_name: self.text("ECS_CONTAINER_NAME").unwrap_or_else(|| "browser".to_owned()),
             subnets,
             security_groups,

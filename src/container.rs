@@ -76,11 +76,19 @@ pub struct FleetListing {
     pub tasks: Vec<FleetTask>,
 }
 
+/// Who had a task started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartedBy {
+    Us,
+    /// A service of ECS, which starts another when it ends.
+    Service,
+}
+
 /// Something a fleet runs, or is about to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FleetTask {
-    /// What it was told to be.
+    /// What it was told to be, or, of a service's, what its reservation is called.
     #[serde(rename = "containerId")]
     pub container: ContainerId,
     /// The fleet's own name for it, if it has one.
@@ -88,6 +96,8 @@ pub struct FleetTask {
     /// When it was asked for.
     #[serde(skip)]
     pub started_at_ms: u64,
+    #[serde(skip)]
+    pub started_by: StartedBy,
 }
 
 /// How many containers there should be, and when one counts as idle or lost.

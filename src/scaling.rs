@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::app::App;
 use crate::causes::Causes;
 use crate::clock::{now_ms, rfc3339};
-use crate::container::{Container, FleetListing, FleetPolicy, FleetSnapshot, FleetTask};
+use crate::container::{Container, FleetListing, FleetPolicy, FleetSnapshot, FleetTask, StartedBy};
 use crate::ids::{ContainerId, ServerId};
 use crate::lifecycle;
 use crate::store::{Lost, StoreError};
@@ -39,6 +39,8 @@ pub struct Plan {
     pub gone: Vec<ContainerId>,
     /// What the fleet runs and nobody knows.
     pub stop: Vec<FleetTask>,
+    /// Tasks of a service that are on their way, to be counted as what was reserved is.
+    pub expect: Vec<FleetTask>,
     /// Containers that were reserved and never came.
     pub give_back: Vec<ContainerId>,
     /// Servers that gave no sign of life.
@@ -83,6 +85,7 @@ impl Plan {
             && self.lose.is_empty()
             && self.gone.is_empty()
             && self.stop.is_empty()
+            && self.expect.is_empty()
             && self.give_back.is_empty()
             && self.lose_servers.is_empty()
     }
@@ -165,7 +168,17 @@ pub fn plan(snapshot: &FleetSnapshot, listing: Option<&FleetListing>, policy: &F
         .map(|container| &container.id)
         .chain(snapshot.starting.iter().map(|(id, _)| id))
         .collect();
+    let named: HashSet<&str> =
+        snapshot.containers.iter().filter_map(|container| container.task_arn.as_deref()).collect();
     for task in listing.iter().flat_map(|listing| &listing.tasks) {
+        if task.started_by == StartedBy::Service {
+            let came = task.task.as_deref().is_some_and(|arn| named.contains(arn));
+            if !came && !known.contains(&task.container) && task.started_at_ms + policy.start_wait_ms > now_ms {
+                starting += 1;
+                plan.expect.push(task.clone());
+            }
+            continue;
+        }
         if known.contains(&task.container) || task.started_at_ms + policy.start_wait_ms > now_ms {
             continue;
         }
@@ -245,7 +258,7 @@ async fn look(app: &App) -> Result<Plan, StoreError> {
     } else {
         tracing::info!(
             expired, start = plan.start, drain = plan.drain.len(), lose = plan.lose.len(),
-            gone = plan.gone.len(), stop = plan.stop.len(),
+            gone = plan.gone.len(), stop = plan.stop.len(), expect = plan.expect.len(),
             give_back = plan.give_back.len(), pending = snapshot.queue.length, containers = snapshot.containers.len(),
             waiting_for = %Waits(&plan.waiting_for), "scaling.tick"
         );
@@ -299,6 +312,9 @@ async fn execute(app: &App, plan: &Plan, now_ms: u64) -> Result<(), StoreError> 
             tracing::warn!(container.id = %container, "container never came");
             lifecycle::stop(app, container, None).await;
         }
+    }
+    for task in &plan.expect {
+        app.store.expect(&task.container, task.started_at_ms + app.policy.start_wait_ms).await?;
     }
     if plan.start > 0 {
         let candidates: Vec<_> = (0..plan.start).map(|_| ContainerId::random()).collect();
@@ -464,7 +480,29 @@ mod tests {
     }
 
     fn task(container: &ContainerId, age_ms: u64) -> FleetTask {
-        FleetTask { container: container.clone(), task: Some(format!("task-{container}")), started_at_ms: NOW - age_ms }
+        FleetTask {
+            container: container.clone(),
+            task: Some(format!("task-{container}")),
+            started_at_ms: NOW - age_ms,
+            started_by: StartedBy::Us,
+        }
+    }
+
+    #[test]
+    fn a_services_task_counts_while_it_is_on_its_way_and_is_never_stopped() {
+        let of_service = |age_ms| FleetTask { started_by: StartedBy::Service, ..task(&ContainerId::random(), age_ms) };
+        let (coming, late) = (of_service(29_999), of_service(30_000));
+        let tasks = vec![coming.clone(), late];
+        let listing = FleetListing { taken_at_ms: NOW, whole: true, tasks };
+        let mut snapshot = snapshot(11, vec![]);
+        let first = plan(&snapshot, Some(&listing), &policy(), NOW);
+        assert_eq!((first.expect, first.stop, first.start), (vec![coming.clone()], vec![], 1));
+        // It is expected already; or it has come, under a name of its own.
+        snapshot.starting = vec![(coming.container, NOW + 1)];
+        assert!(plan(&snapshot, Some(&listing), &policy(), NOW).expect.is_empty());
+        snapshot.starting.clear();
+        snapshot.containers = vec![Container { task_arn: coming.task, launched: false, ..container(1, 0) }];
+        assert!(plan(&snapshot, Some(&listing), &policy(), NOW).expect.is_empty());
     }
 
     #[test]
@@ -535,7 +573,10 @@ mod tests {
                 let known = snapshot.containers.iter().enumerate().filter(|(number, _)| which >> number & 1 == 1);
                 let mut tasks: Vec<_> = known.map(|(_, container)| task(&container.id, 90_000)).collect();
                 tasks.extend(snapshot.starting.iter().map(|(id, _)| task(id, 90_000)));
-                tasks.extend(strays.iter().map(|age_ms| task(&ContainerId::random(), *age_ms)));
+                tasks.extend(strays.iter().enumerate().map(|(number, age_ms)| {
+                    let started_by = if number % 2 == 0 { StartedBy::Us } else { StartedBy::Service };
+                    FleetTask { started_by, ..task(&ContainerId::random(), *age_ms) }
+                }));
                 FleetListing { taken_at_ms: NOW, whole, tasks }
             });
             let listing = listing.as_ref();
@@ -546,12 +587,13 @@ mod tests {
                 prop_assert!(snapshot.containers.iter().all(|container| container.id != stopped.container));
                 prop_assert!(snapshot.starting.iter().all(|(id, _)| *id != stopped.container));
                 prop_assert!(stopped.started_at_ms + policy.start_wait_ms <= NOW);
+                prop_assert!(stopped.started_by == StartedBy::Us);
             }
             for container in snapshot.containers.iter().filter(|container| first.gone.contains(&container.id)) {
                 prop_assert!(container.last_heartbeat_ms + policy.lost_after_ms / 2 <= NOW);
             }
             let there = snapshot.containers.len() - lost.len() + snapshot.starting.len() - first.give_back.len();
-            prop_assert!(first.start == 0 || there as u64 + first.start <= max_containers);
+            prop_assert!(first.start == 0 || (there + first.expect.len()) as u64 + first.start <= max_containers);
             prop_assert!(first.start == 0 || snapshot.failed_starts.hold_until_ms <= NOW);
             for id in &first.drain {
                 let drained = snapshot.containers.iter().find(|container| container.id == *id).expect("known");
@@ -568,6 +610,8 @@ mod tests {
                 container.draining |= first.drain.contains(&container.id);
             }
             after.starting.retain(|(id, _)| !first.give_back.contains(id));
+            let expected = first.expect.iter().map(|task| (task.container.clone(), task.started_at_ms + 30_000));
+            after.starting.extend(expected);
             after.starting.extend((0..first.start).map(|_| (ContainerId::random(), NOW + 30_000)));
             let listed_after = listing.map(|listing| {
                 let mut listing = listing.clone();
@@ -591,6 +635,7 @@ mod tests {
             other.lose.reverse();
             other.gone.reverse();
             other.stop.reverse();
+            other.expect.reverse();
             other.give_back.reverse();
             prop_assert_eq!(first, other);
         }

@@ -93,6 +93,7 @@ scripts!(
     purge,
     snapshot,
     record,
+    expect,
     reserve,
     give_back,
     drain,
@@ -591,6 +592,15 @@ impl Store {
         match reply.word()?.as_str() {
             "reserved" => reply.list()?.ids(),
             word => Err(unexpected("reserve", word)),
+        }
+    }
+
+    /// Counts a task that somebody else has started as one that is on its way.
+    pub async fn expect(&self, container: &ContainerId, deadline_ms: u64) -> Result<(), StoreError> {
+        let args = json!({ "container": container, "deadline": deadline_ms });
+        match self.call(&self.scripts.expect, args).await?.word()?.as_str() {
+            "expected" => Ok(()),
+            word => Err(unexpected("expect", word)),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Containers as tasks on Fargate, each started by a `RunTask` of its own.
 //!
-//! Tasks that a service keeps running are not in here: they come to the registry by their first claim, as
-//! containers that are started by hand do, and are neither counted nor stopped.
+//! Tasks that a service keeps running come to the registry by their first claim, as containers that are started by hand
+//! do. They are listed, so that nothing is started in the place of those that are on their way, and never stopped.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -14,6 +14,7 @@ use aws_lc_rs::digest;
 use aws_sdk_ecs::Client;
 use aws_sdk_ecs::config::Builder;
 use aws_sdk_ecs::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_ecs::operation::list_tasks::builders::ListTasksFluentBuilder;
 use aws_sdk_ecs::types::{
     AssignPublicIp, AwsVpcConfiguration, CapacityProviderStrategyItem, ContainerOverride, DesiredStatus, KeyValuePair,
     LaunchType, NetworkConfiguration, Tag, Task, TaskOverride,
@@ -23,9 +24,10 @@ use futures_util::future::BoxFuture;
 use tokio::sync::OnceCell;
 
 use super::{Fleet, FleetError};
+use crate::causes::Causes;
 use crate::clock::now_ms;
 use crate::config::EcsOptions;
-use crate::container::{FleetListing, FleetTask, LaunchSpec};
+use crate::container::{FleetListing, FleetTask, LaunchSpec, StartedBy};
 use crate::hex;
 use crate::ids::ContainerId;
 
@@ -53,6 +55,8 @@ enum EcsError {
     NoAnswer(&'static str, #[source] Box<dyn StdError + Send + Sync>),
     #[error("ECS answered without a task and without a failure")]
     Empty,
+    #[error("ECS_SERVICE_NAME: the cluster has no active service of that name: {0}")]
+    NoService(String),
     #[error("ECS took longer than {} s to list its tasks", LIST_TIMEOUT.as_secs())]
     SlowList,
 }
@@ -204,13 +208,51 @@ impl EcsFleet {
         tokio::time::timeout(LIST_TIMEOUT, self.all_tasks()).await.unwrap_or(Err(EcsError::SlowList))
     }
 
+    /// Those of the service, if there is to be one. Of our own all can be told without it.
+    async fn tasks_of_service(&self) -> Vec<FleetTask> {
+        let Some(service) = &self.options.service else { return Vec::new() };
+        let listed = tokio::time::timeout(LIST_TIMEOUT, self.service_tasks(service)).await;
+        listed.unwrap_or(Err(EcsError::SlowList)).unwrap_or_else(|error| {
+            tracing::warn!(error = %Causes(&error), "the service's tasks are not known");
+            Vec::new()
+        })
+    }
+
     async fn all_tasks(&self) -> Result<Vec<FleetTask>, EcsError> {
+        // With `startedBy`, ECS takes no other filter. What is desired to run includes what is being started.
+        let tasks = self.described(|call| call.started_by(&self.started_by)).await?;
+        Ok(tasks.iter().filter_map(|task| self.container_of(task)).collect())
+    }
+
+    /// The tasks that the service keeps running.
+    async fn service_tasks(&self, service: &str) -> Result<Vec<FleetTask>, EcsError> {
+        let call = self.client().await.describe_services().cluster(&self.options.cluster).services(service);
+        let answer = call.send().await?;
+        let active = answer.services().iter().find(|service| service.status() == Some("ACTIVE"));
+        let Some(found) = active else {
+            let why = answer.failures().first().and_then(|failure| failure.reason());
+            return Err(EcsError::NoService(why.unwrap_or("it is not active").to_owned()));
+        };
+        let (desired, running, pending) = (found.desired_count(), found.running_count(), found.pending_count());
+        tracing::debug!(service, desired, running, pending, "the service that runs browsers, too");
+        let name = found.service_name().unwrap_or(service);
+        // ECS calls the group of a service's tasks so, and lets nobody else use the name.
+        let group = format!("service:{name}");
+        let tasks = self.described(|call| call.service_name(name)).await?;
+        let of_service = tasks.iter().filter(|task| task.group() == Some(&group) && is_wanted(task));
+        Ok(of_service.filter_map(reserved_as).collect())
+    }
+
+    /// The tasks that are desired to run, and chosen so.
+    async fn described(
+        &self,
+        chosen: impl Fn(ListTasksFluentBuilder) -> ListTasksFluentBuilder,
+    ) -> Result<Vec<Task>, EcsError> {
         let client = self.client().await;
         let mut arns = Vec::new();
         let mut next = None;
         loop {
-            // With `startedBy`, ECS takes no other filter. What is desired to run includes what is being started.
-            let call = client.list_tasks().cluster(&self.options.cluster).started_by(&self.started_by);
+            let call = chosen(client.list_tasks().cluster(&self.options.cluster));
             let page = call.desired_status(DesiredStatus::Running).set_next_token(next).send().await?;
             arns.extend(page.task_arns().iter().cloned());
             next = page.next_token().filter(|token| !token.is_empty()).map(str::to_owned);
@@ -221,27 +263,46 @@ impl EcsFleet {
         let mut tasks = Vec::with_capacity(arns.len());
         for page in arns.chunks(PAGE) {
             let call = client.describe_tasks().cluster(&self.options.cluster).set_tasks(Some(page.to_vec()));
-            tasks.extend(call.send().await?.tasks().iter().filter_map(|task| self.container_of(task)));
+            tasks.extend(call.send().await?.tasks.unwrap_or_default());
         }
         Ok(tasks)
     }
 
     /// What the task was told to be. `None` if it is over, or nothing of ours.
     fn container_of(&self, task: &Task) -> Option<FleetTask> {
-        if task.started_by() != Some(&self.started_by) || task.desired_status() == Some("STOPPED") {
+        if task.started_by() != Some(&self.started_by) || !is_wanted(task) {
             return None;
         }
         let overrides = task.overrides()?.container_overrides();
         let mut variables = overrides.iter().flat_map(ContainerOverride::environment);
         let id = variables.find(|variable| variable.name() == Some("CONTAINER_ID"))?.value()?;
-        // One whose age is not told counts as new.
-        let created_at_ms = task.created_at().and_then(|at| at.to_millis().ok()?.try_into().ok());
         Some(FleetTask {
             container: id.parse().ok()?,
             task: Some(task.task_arn()?.to_owned()),
-            started_at_ms: created_at_ms.unwrap_or_else(now_ms),
+            started_at_ms: created_at_ms(task),
+            started_by: StartedBy::Us,
         })
     }
+}
+
+fn is_wanted(task: &Task) -> bool {
+    task.desired_status() != Some("STOPPED")
+}
+
+/// One whose age is not told counts as new.
+fn created_at_ms(task: &Task) -> u64 {
+    task.created_at().and_then(|at| at.to_millis().ok()?.try_into().ok()).unwrap_or_else(now_ms)
+}
+
+/// A service's task, by the name under which claim.lua looks for its reservation: nobody told it what to be.
+fn reserved_as(task: &Task) -> Option<FleetTask> {
+    let arn = task.task_arn()?;
+    Some(FleetTask {
+        container: format!("task-{}", arn.rsplit('/').next()?).parse().ok()?,
+        task: Some(arn.to_owned()),
+        started_at_ms: created_at_ms(task),
+        started_by: StartedBy::Service,
+    })
 }
 
 /// At most 128 letters, digits, `-`, `_` and `/`, says ECS.
@@ -271,7 +332,10 @@ impl Fleet for EcsFleet {
         let failed = |error: EcsError| FleetError { action: "listing the tasks", cause: error.into() };
         async move {
             let taken_at_ms = now_ms();
-            Ok(FleetListing { taken_at_ms, whole: true, tasks: self.tasks().await.map_err(failed)? })
+            let (ours, of_service) = tokio::join!(self.tasks(), self.tasks_of_service());
+            let mut tasks = ours.map_err(failed)?;
+            tasks.extend(of_service);
+            Ok(FleetListing { taken_at_ms, whole: true, tasks })
         }
         .boxed()
     }

@@ -17,7 +17,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::{Fleet, FleetError};
 use crate::clock::now_ms;
-use crate::container::{FleetListing, FleetTask, LaunchSpec};
+use crate::container::{FleetListing, FleetTask, LaunchSpec, StartedBy};
 use crate::ids::ContainerId;
 use crate::{child, sweep};
 
@@ -183,6 +183,7 @@ impl Fleet for LocalFleet {
             container: id.clone(),
             task: None,
             started_at_ms: *started_at_ms,
+            started_by: StartedBy::Us,
         };
         // Another server on the same Redis has children of its own.
         let listing = FleetListing { taken_at_ms: now_ms(), whole: false, tasks: children.iter().map(task).collect() };

@@ -23,6 +23,8 @@ if a.again and redis.call('HGET', key, 'claim') ~= a.claim then return { 'supers
 if redis.call('EXISTS', key) == 0 then
   local expected = redis.call('ZREM', STARTING, a.container) == 1
   local full = redis.call('ZCARD', STARTING) + redis.call('ZCARD', CONTAINERS) >= a.max_containers
+  -- A task of a service was told no name: its reservation has the task's.
+  if given(a.task_arn) then redis.call('ZREM', STARTING, 'task-' .. string.match(a.task_arn, '[^/]*$')) end
   if a.launched and not expected and full then return { 'surplus', reported } end
   redis.call('HSET', key, 'containerId', a.container, 'startedAt', a.now, 'idleSince', a.now,
     'activeSessions', 0, 'maxSessions', a.max, 'draining', '0', 'launched', a.launched and '1' or '0')

@@ -320,6 +320,51 @@ async fn a_container_whose_task_is_gone_is_lost_and_its_session_waits_again() {
     assert_eq!(moto.containers().await.len(), 1);
 }
 
+#[tokio::test]
+async fn tasks_of_a_service_are_containers_too_and_counted_while_they_are_on_their_way() {
+    let moto = Moto::start().await;
+    let world = world(&moto, &[("ECS_SERVICE_NAME", "browsers"), ("MAX_CONTAINERS", "3")]).await;
+    moto.run_service("browsers", 2).await;
+    let seen = look(&world).await;
+    assert_eq!((seen.expect.len(), seen.start, seen.stop.len()), (2, 0, 0));
+    assert!(look(&world).await.is_idle(), "they are expected already");
+    create_many(&world, 40).await;
+    assert_eq!(moto.run_tasks().len(), 0, "there will be room for forty");
+    world.client("key-one").create().await;
+    assert_eq!(moto.run_tasks().len(), 1);
+
+    // They come under names of their own, with tokens that somebody has given them.
+    let arns: Vec<String> = seen.expect.into_iter().filter_map(|task| task.task).collect();
+    for (id, arn) in ["ctr-one", "ctr-two"].into_iter().zip(&arns) {
+        let request = json!({
+            "containerId": id, "currentSessions": 0, "maxSessions": 20, "sessionIds": [], "address": "127.0.0.1:9",
+            "taskArn": arn,
+        });
+        let answer = world.container(id).post("/sessions/claim", &request).await.body;
+        assert_eq!(claimed(&answer).len(), 20);
+    }
+    assert_eq!(reserved(&world).await.len(), 1, "what was expected has come");
+    moto.age_tasks(Duration::from_secs(121));
+    unwatched_no_more(&world).await;
+    let seen = look(&world).await;
+    assert_eq!((seen.expect.len(), seen.stop.len(), seen.gone.len()), (0, 0, 0), "{seen:?}");
+    contents(&world).await.check();
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_there_keeps_nobody_from_looking_after_the_rest() {
+    let moto = Moto::start().await;
+    let world = world(&moto, &[("ECS_SERVICE_NAME", "misspelt")]).await;
+    world.client("key-one").create().await;
+    let known = reserved(&world).await;
+    moto.age_tasks(Duration::from_secs(121));
+    unwatched_no_more(&world).await;
+    // Redis has lost its memory: what runs is known to nobody.
+    redis_command(&world.redis.client().await, &["DEL", "containers-starting"]).await;
+    let seen = look(&world).await;
+    assert_eq!(seen.stop.iter().map(|task| task.container.to_string()).collect::<BTreeSet<_>>(), known);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_looks_at_the_same_moment_start_no_task_too_many() {
     let moto = Moto::start().await;

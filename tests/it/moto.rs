@@ -162,6 +162,24 @@ impl Moto {
         self.play().faults = faults.into_iter().collect();
     }
 
+    /// What a service does that is to keep so many tasks running, the way around our fleet.
+    pub async fn run_service(&self, name: &str, count: i32) {
+        let client = &self.client;
+        let made = client.create_service().cluster("browsers").service_name(name).task_definition("browser");
+        made.desired_count(count).send().await.expect("a service");
+        let network = aws_sdk_ecs::types::AwsVpcConfiguration::builder()
+            .subnets(&self.subnet)
+            .security_groups("sg-12345678")
+            .build()
+            .expect("complete");
+        let network = aws_sdk_ecs::types::NetworkConfiguration::builder().awsvpc_configuration(network).build();
+        let call = client.run_task().cluster("browsers").task_definition("browser").count(count);
+        let call = call.launch_type(aws_sdk_ecs::types::LaunchType::Fargate).network_configuration(network);
+        call.group(format!("service:{name}")).started_by("ecs-svc/1").send().await.expect("tasks");
+        // It is no call of ours.
+        self.play().run_tasks.clear();
+    }
+
     pub fn age_tasks(&self, older: Duration) {
         self.play().older_ms = older.as_millis().try_into().expect("not that long");
     }
