@@ -120,8 +120,9 @@ impl Connection {
         let failure = Failure::of(&error);
         let hangs = {
             let mut link = self.link.lock().expect("not poisoned");
+            link.keep(&self.client);
             if !self.client.is_connected() {
-                return Err(link.why_there_is_none(&self.client).unwrap_or(error).into());
+                return Err(link.why_there_is_none().unwrap_or(error).into());
             }
             link.hangs(failure, began)
         };
@@ -150,18 +151,21 @@ impl Connection {
 }
 
 impl Link {
+    /// The library's task ends where trying again looks useless to it. What is there may be replaced all the same.
+    fn keep(&mut self, client: &Client) {
+        if self.task.is_finished() {
+            self.task = client.connect();
+        }
+    }
+
     /// A command that waited for a connection only knows that it waited.
-    fn why_there_is_none(&mut self, client: &Client) -> Option<RedisError> {
+    fn why_there_is_none(&mut self) -> Option<RedisError> {
         loop {
             match self.errors.try_recv() {
                 Ok((error, _)) => self.last = Some(error),
                 Err(TryRecvError::Lagged(_)) => {}
                 Err(TryRecvError::Empty | TryRecvError::Closed) => break,
             }
-        }
-        if self.task.is_finished() {
-            // It gives up by itself only where trying again looks useless; what is there may be replaced all the same.
-            self.task = client.connect();
         }
         self.last.clone()
     }
@@ -212,16 +216,12 @@ impl Subscriber {
         }
     }
 
-    /// Who only listens does not notice that nobody speaks any more: another connection takes the place of one
-    /// that is silent when it is asked.
+    /// Who only listens does not notice that nobody speaks any more; the library does notice an answer that does not
+    /// come.
     pub async fn probe(&self) {
         // On a cluster, of the node that the library subscribes to.
         let slot = redis_keyslot(self.client.id().as_bytes());
         let ping = CustomCommand::new_static("PING", ClusterHash::Custom(slot), false);
-        let answer: Result<(), RedisError> = self.client.custom(ping, Vec::<String>::new()).await;
-        if answer.is_err_and(|error| Failure::of(&error) == Failure::Silent) && self.client.is_connected() {
-            tracing::warn!("redis tells nothing any more: connecting again");
-            let _ = timeout(COMMAND_TIMEOUT, self.client.force_reconnection()).await;
-        }
+        let _: Result<(), RedisError> = self.client.custom(ping, Vec::<String>::new()).await;
     }
 }

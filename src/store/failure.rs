@@ -33,7 +33,7 @@ pub enum Failure {
     #[error("the cluster is down")]
     ClusterDown,
     #[error(
-        "it is a cluster: REDIS_ENDPOINT must begin with redis-cluster:// or rediss-cluster://, and KEY_PREFIX must hold a hash tag, as in {{wallcrawler}}:"
+        "it is a cluster, and this is not all on one node of it: REDIS_ENDPOINT must begin with redis-cluster:// or rediss-cluster://, KEY_PREFIX must hold a hash tag, as in {{wallcrawler}}:, and its slot must not be on the move"
     )]
     IsCluster,
     #[error("it is no cluster: REDIS_ENDPOINT must begin with redis:// or rediss://")]
@@ -59,11 +59,12 @@ impl Failure {
             "NOAUTH" | "WRONGPASS" => return Failure::NotAuthenticated,
             "NOPERM" => return Failure::NotPermitted,
             // A client that is told of the cluster follows these.
-            "MOVED" | "ASK" | "CROSSSLOT" => return Failure::IsCluster,
+            "MOVED" | "ASK" | "TRYAGAIN" | "CROSSSLOT" => return Failure::IsCluster,
             _ => {}
         }
         let says = |text: &str| details.contains(text);
-        if says("non local key") || says("do not hash to the same slot") {
+        // The last of these is the library's, which was sent on by a node and did not get there.
+        if says("non local key") || says("do not hash to the same slot") || says("Max attempts reached") {
             Failure::IsCluster
         } else if says("missing cluster state") {
             Failure::ClusterDown
@@ -117,6 +118,7 @@ mod tests {
             (ErrorKind::Protocol, "Invalid or missing cluster state.", Failure::ClusterDown),
             (ErrorKind::Unknown, "Too many failed write attempts.", Failure::Unreachable),
             (ErrorKind::Routing, "Too many redirections.", Failure::Unreachable),
+            (ErrorKind::Routing, "Max attempts reached.", Failure::IsCluster),
             (ErrorKind::Timeout, "Request timed out.", Failure::Silent),
             (ErrorKind::Unknown, "ERR unknown command 'EVALSHA'", Failure::Other),
         ] {

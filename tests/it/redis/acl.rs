@@ -9,7 +9,7 @@ use crate::audit::Contents;
 use crate::world::redis_command;
 
 /// What the README has users granted: the rules for one server, and what a cluster needs besides.
-fn granted() -> (Vec<String>, Vec<String>) {
+pub fn granted() -> (Vec<String>, Vec<String>) {
     let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("readable");
     let block = readme.split("    ACL SETUSER wallcrawler ").nth(1).expect("the README says what to grant");
     let words = block.split("\n\n").next().expect("a block").split_whitespace().filter(|word| *word != "\\");
@@ -18,12 +18,12 @@ fn granted() -> (Vec<String>, Vec<String>) {
 }
 
 /// As typed, with a password of the test's.
-fn with_password(rules: &[String], password: &str) -> Vec<String> {
+pub fn with_password(rules: &[String], password: &str) -> Vec<String> {
     let given = format!(">{password}");
     rules.iter().map(|rule| if rule.starts_with('>') { given.clone() } else { rule.clone() }).collect()
 }
 
-async fn set_user(admin: &fred::prelude::Client, rules: &[String]) {
+pub async fn set_user(admin: &fred::prelude::Client, rules: &[String]) {
     let words: Vec<&str> =
         ["ACL", "SETUSER", "wallcrawler"].into_iter().chain(rules.iter().map(String::as_str)).collect();
     redis_command(admin, &words).await;

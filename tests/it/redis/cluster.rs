@@ -10,7 +10,7 @@ use fred::util::redis_keyslot;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, PATIENCE, Server, a_session_lives, free_port, is_ready, is_refused, moves, plane};
+use super::{Failure, PATIENCE, Server, a_session_lives, acl, free_port, is_ready, is_refused, moves, plane};
 use crate::audit::Contents;
 use crate::world::{Plane, claimed, eventually, redis_command};
 
@@ -237,6 +237,13 @@ async fn are_known(plane: &Plane, ids: &BTreeSet<String>) {
     }
 }
 
+async fn is_not_done(plane: &Plane) {
+    let (seen, started) = (Seen::default(), Instant::now());
+    let answer = plane.client("key-one").post("/sessions", &json!({})).await;
+    seen.answer("create", StatusCode::CREATED, &answer, started);
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{answer:?}");
+}
+
 #[tokio::test]
 async fn a_session_lives_on_a_cluster_as_elsewhere_and_a_planned_failover_loses_nothing() {
     let cluster = Cluster::start().await;
@@ -286,6 +293,26 @@ async fn a_session_lives_on_a_cluster_as_elsewhere_and_a_planned_failover_loses_
     assert!(refused.is_empty(), "nobody is refused: {refused:?}");
     Contents::read_below(&replica.admin, PREFIX).await.check();
     a_session_lives(&plane).await;
+
+    // A slot on the move can be neither here nor there.
+    let (from, to) = (replica, &cluster.0[(home + 1) % 3]);
+    let slot = redis_keyslot(PREFIX.as_bytes()).to_string();
+    redis_command(&to.admin, &["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from.id().await]).await;
+    redis_command(&from.admin, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to.id().await]).await;
+    is_not_done(&plane).await;
+    let keys = redis_command(&from.admin, &["KEYS", "*"]).await.into_array();
+    let keys: Vec<String> = keys.into_iter().filter_map(|key| key.into_string()).collect();
+    let port = to.server.port.to_string();
+    let migrate = ["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
+    let words: Vec<&str> = migrate.into_iter().chain(keys.iter().map(String::as_str)).collect();
+    redis_command(&from.admin, &words).await;
+    is_not_done(&plane).await;
+    for node in [to, from] {
+        redis_command(&node.admin, &["CLUSTER", "SETSLOT", &slot, "NODE", &to.id().await]).await;
+    }
+    is_ready(&plane).await;
+    a_session_lives(&plane).await;
+    Contents::read_below(&to.admin, PREFIX).await.check();
 }
 
 #[tokio::test]
@@ -340,10 +367,18 @@ async fn a_cluster_and_a_single_server_are_not_taken_for_each_other() {
     .await;
     // As one server, without a hash tag.
     is_refused(&plane(&node.server.url(), &[]).await, Failure::IsCluster).await;
+    // As what it is, by a user with the rights that a cluster needs.
+    let rules = [acl::granted().0, acl::granted().1].concat();
+    let ours: Vec<String> = rules.iter().map(|rule| rule.replace("wallcrawler:", PREFIX)).collect();
+    acl::set_user(&node.admin, &acl::with_password(&ours, "secret")).await;
+    let by_user = format!("redis-cluster://wallcrawler:secret@127.0.0.1:{}", node.server.port);
+    a_session_lives(&plane(&by_user, &VARS).await).await;
+    let denied = redis_command(&node.admin, &["ACL", "LOG"]).await.into_array();
+    assert!(denied.is_empty(), "{denied:?}");
+
     let as_cluster = format!("redis-cluster://127.0.0.1:{}", node.server.port);
     let plane = plane(&as_cluster, &VARS).await;
-    a_session_lives(&plane).await;
-
+    is_ready(&plane).await;
     redis_command(&node.admin, &["CLUSTER", "DELSLOTSRANGE", "0", "16383"]).await;
     is_refused(&plane, Failure::ClusterDown).await;
     redis_command(&node.admin, &["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;
