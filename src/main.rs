@@ -168,7 +168,8 @@ fn token(id: &str) -> anyhow::Result<()> {
     let secret = config::env("JWE_SECRET").context(
         "JWE_SECRET must be set, to what the server has, itself or in JWE_SECRET_ARN: the token is made from it",
     )?;
-    let tokens = Tokens::new(&[secret], false).context("JWE_SECRET")?;
+    // Without blanks around it, as the server reads it.
+    let tokens = Tokens::new(&[secret.trim()], false).context("JWE_SECRET")?;
     let now_ms = now_ms();
     println!("{}", tokens.mint(&Subject::Container(container), now_ms, now_ms + CONTAINER_TOKEN_MS));
     Ok(())
