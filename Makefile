@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test test-e2e test-lambda example lint format lambda bench bench-lambda prerequisites
+.PHONY: help run test test-e2e test-lambda chaos example lint format lambda bench bench-lambda prerequisites
 
 # rustup puts cargo here, and not every shell has it on its path.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -26,6 +26,12 @@ test-lambda: lambda ## what `make lambda` packed, driven as Lambda drives it, an
 	@scripts/prerequisites run
 	WALLCRAWLER_BOOTSTRAP=$(CURDIR)/target/lambda/bootstrap WALLCRAWLER_FREEZES=1000 \
 		cargo test --test it -- lambda::bootstrap lambda::relay
+
+# The shell has a SECONDS of its own, which counts; this is the one that was given.
+chaos: export SECONDS := $(or $(SECONDS),300)
+chaos: ## everything killed, frozen and cut off at once; SECONDS=300 SEED=7 says for how long, and which storm
+	@scripts/prerequisites run
+	cargo test --test chaos
 
 example: ## the example program, against the server that `make run` started
 	@scripts/prerequisites test

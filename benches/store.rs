@@ -3,7 +3,7 @@
 //!
 //!     cargo bench --bench store
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Map;
 use wallcrawler::clock::now_ms;
@@ -80,7 +80,7 @@ async fn claim(store: &Store, container: &ContainerId, held: u32, more: u32) -> 
         launched: false,
         task_arn: None,
     };
-    let look = Look { claim: "a claim", again: false };
+    let look = Look { claim: "a claim", again: false, yield_for: Duration::ZERO };
     let claimed = store.claim(&request, look, &limits(), &policy(), now_ms()).await.expect("redis answers");
     claimed.sessions.into_iter().map(|(session, _)| session.id).collect()
 }

@@ -10,7 +10,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 
-use wallcrawler::container::{Container, FleetPolicy, FleetSnapshot};
+use wallcrawler::container::{Container, FailedStarts, FleetPolicy, FleetSnapshot, Queue};
 use wallcrawler::ids::ContainerId;
 use wallcrawler::scaling::plan;
 
@@ -81,7 +81,11 @@ fn traffic(sessions: usize, random: &mut Random) -> Vec<(u64, u64)> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rule {
     /// What this control plane does.
-    Plan { warm_slots: u64 },
+    Plan {
+        warm_slots: u64,
+        /// Sessions go to whichever container asks first, and not to the fullest.
+        spread: bool,
+    },
     /// One task more whenever a session comes and as many are active as the running ones can hold.
     Naive,
 }
@@ -146,7 +150,8 @@ impl Simulation<'_> {
         let open = || self.running.values().filter(|container| !container.draining);
         FleetSnapshot {
             watched_since_ms: 0,
-            pending: self.queue.len() as u64,
+            failed_starts: FailedStarts::default(),
+            queue: Queue { length: self.queue.len() as u64, ..Queue::default() },
             slots: open().count() as u64 * PER_CONTAINER,
             used: open().map(|container| container.sessions.len() as u64).sum(),
             containers: self
@@ -162,6 +167,7 @@ impl Simulation<'_> {
                     started_at_ms: container.started,
                     draining: container.draining,
                     launched: true,
+                    task_arn: None,
                 })
                 .collect(),
             starting: self.starting.iter().map(|(number, deadline, _)| (name(*number), *deadline)).collect(),
@@ -209,13 +215,19 @@ impl Simulation<'_> {
         }
     }
 
-    /// Whoever has room asks for work. Which of them is asked first is chance.
+    /// Whoever has room asks for work, and the fullest is served first; or whoever happens to ask first.
     fn claim_all(&mut self) {
         let mut open: Vec<usize> =
             self.running.iter().filter(|(_, it)| !it.draining && !it.dead).map(|(n, _)| *n).collect();
         open.sort_unstable();
         while !self.queue.is_empty() && !open.is_empty() {
-            let chosen = (self.random.next() % open.len() as u64) as usize;
+            let chosen = match self.rule {
+                Rule::Plan { spread: false, .. } => {
+                    let held = |at: &usize| self.running[&open[*at]].sessions.len();
+                    (0..open.len()).max_by_key(held).expect("not empty")
+                }
+                _ => (self.random.next() % open.len() as u64) as usize,
+            };
             let number = open.swap_remove(chosen);
             self.claim(number);
         }
@@ -343,7 +355,7 @@ fn name(number: usize) -> ContainerId {
 }
 
 fn run(rule: Rule, traffic: &[(u64, u64)], max_containers: u64, seed: u64) -> Result {
-    let warm_slots = if let Rule::Plan { warm_slots } = rule { warm_slots } else { 0 };
+    let warm_slots = if let Rule::Plan { warm_slots, .. } = rule { warm_slots } else { 0 };
     let policy = FleetPolicy {
         sessions_per_container: PER_CONTAINER,
         warm_slots,
@@ -402,9 +414,11 @@ fn main() {
     );
     println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
     for (name, rule) in [
-        ("the plan", Rule::Plan { warm_slots: 0 }),
-        ("the plan, `WARM_SLOTS=20`", Rule::Plan { warm_slots: 20 }),
-        ("the plan, `WARM_SLOTS=100`", Rule::Plan { warm_slots: 100 }),
+        ("the plan", Rule::Plan { warm_slots: 0, spread: false }),
+        ("the plan, `WARM_SLOTS=20`", Rule::Plan { warm_slots: 20, spread: false }),
+        ("the plan, `WARM_SLOTS=100`", Rule::Plan { warm_slots: 100, spread: false }),
+        ("the plan, `WARM_SLOTS=200`", Rule::Plan { warm_slots: 200, spread: false }),
+        ("the plan, not filling the fullest first", Rule::Plan { warm_slots: 0, spread: true }),
         ("one more when full", Rule::Naive),
     ] {
         let mut result = run(rule, &traffic, containers, seed);

@@ -1,5 +1,6 @@
 //! The few handles every handler gets.
 
+use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,12 +11,13 @@ use tokio_util::task::TaskTracker;
 use crate::addresses::Addresses;
 use crate::api_keys::ApiKeys;
 use crate::config::Config;
-use crate::container::{FleetListing, FleetPolicy};
+use crate::container::{ClaimPace, FleetListing, FleetPolicy};
 use crate::container_client::ContainerClient;
 use crate::fleet::Fleet;
 use crate::hex;
-use crate::ids::ServerId;
+use crate::ids::{ConnectionId, ServerId, SessionId};
 use crate::known::Known;
+use crate::metrics::Metrics;
 use crate::push::Push;
 use crate::secrets::{self, Kept, SecretsManager};
 use crate::store::events::Events;
@@ -39,6 +41,7 @@ pub struct Parts {
     pub known: Known,
     pub tokens: Kept<Tokens>,
     pub api_keys: Kept<ApiKeys>,
+    pub metrics: Metrics,
     pub limits: Limits,
     pub policy: FleetPolicy,
     pub addresses: Addresses,
@@ -47,12 +50,13 @@ pub struct Parts {
     /// What a launched container is told beside its name.
     pub warm_browsers: u32,
     pub heartbeat: Duration,
-    /// How often a waiting claim looks by itself.
-    pub claim_recheck: Duration,
+    pub claim_pace: ClaimPace,
     /// This process, as the carrier of client sockets.
     pub server_id: ServerId,
     /// What may have been created without anybody's knowing.
     pub unanswered: Mutex<Vec<Unanswered>>,
+    /// The clients' connections that this process carries, and their sessions.
+    pub carried: Mutex<HashMap<ConnectionId, SessionId>>,
     /// The sockets this process carries, and what they leave to be done.
     pub sockets: TaskTracker,
     /// Resolves when the process is to end.
@@ -122,15 +126,17 @@ impl App {
             known: Known::default(),
             tokens,
             api_keys,
+            metrics: Metrics::default(),
             limits: config.limits,
             policy: config.policy,
             addresses,
             connect_wait: config.connect_wait,
             warm_browsers: config.warm_browsers,
             heartbeat: config.heartbeat,
-            claim_recheck: config.claim_recheck,
+            claim_pace: config.claim_pace,
             server_id: ServerId::random(),
             unanswered: Mutex::default(),
+            carried: Mutex::default(),
             sockets: TaskTracker::new(),
             stopping: CancellationToken::new(),
         })))

@@ -11,7 +11,7 @@ use axum::http::Uri;
 
 use crate::addresses::{Addresses, WebsocketApi};
 use crate::api_keys::{ApiKeys, KeyFaults};
-use crate::container::FleetPolicy;
+use crate::container::{ClaimPace, FleetPolicy};
 use crate::protocol::{MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT, MISSED_HEARTBEATS};
 use crate::secrets::Timing;
 use crate::store::Limits;
@@ -22,7 +22,7 @@ pub const DEV_API_KEY: &str = "wc_dev";
 /// The timer of a native server.
 pub const TICK: Duration = Duration::from_secs(1);
 /// Where events are heard, one may still be lost.
-const CLAIM_RECHECK: Duration = Duration::from_secs(2);
+const CLAIM_PACE: ClaimPace = ClaimPace { look: Duration::from_secs(2), yield_for: Duration::from_millis(50) };
 
 /// How strict to be: only development has defaults for what must be secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,8 +77,8 @@ pub struct Config {
     pub connect_wait: Duration,
     pub warm_browsers: u32,
     pub heartbeat: Duration,
-    /// How often a waiting claim looks by itself. Each home says how much it hears of other processes.
-    pub claim_recheck: Duration,
+    /// Each home says how much it hears of other processes.
+    pub claim_pace: ClaimPace,
     pub tmp_dir: PathBuf,
     /// What child processes get of this environment.
     pub child_env: Vec<(String, String)>,
@@ -367,6 +367,13 @@ fn redis_url(endpoint: &str) -> Option<String> {
     Some(if has_port { format!("redis://{endpoint}") } else { format!("redis://{endpoint}:6379") })
 }
 
+/// Whether all keys that begin with it belong to one slot of a cluster, by Redis' rule: what stands between the first
+/// brace and the next closing one decides, if anything does.
+fn has_hash_tag(prefix: &str) -> bool {
+    let tag = prefix.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
+    tag.is_some_and(|(tag, _)| !tag.is_empty())
+}
+
 impl Config {
     pub fn from_env() -> Result<Self, Faults> {
         Self::read(&env)
@@ -416,7 +423,7 @@ impl Config {
             required(&mut env, "REDIS_ENDPOINT");
         }
         let key_prefix = env.text("KEY_PREFIX").unwrap_or_default();
-        if redis_endpoint.as_ref().is_some_and(|url| url.0.contains("-cluster://")) && !key_prefix.contains('{') {
+        if redis_endpoint.as_ref().is_some_and(|url| url.0.contains("-cluster://")) && !has_hash_tag(&key_prefix) {
             env.fault("KEY_PREFIX", "must hold a hash tag on a cluster, as in {wallcrawler}:");
         }
 
@@ -509,7 +516,7 @@ impl Config {
             connect_wait: env.seconds("CONNECT_WAIT_SECONDS", 120.0, 3_600.0),
             warm_browsers: u32::try_from(env.number("WARM_BROWSERS", 1, 0..=100)).unwrap_or(1),
             heartbeat,
-            claim_recheck: CLAIM_RECHECK,
+            claim_pace: CLAIM_PACE,
             tmp_dir: tmp_dir(&env),
             child_env: PASSED_ON
                 .iter()
@@ -788,6 +795,21 @@ mod tests {
         ] {
             assert_eq!(redis_url(endpoint).as_deref(), url, "{endpoint}");
         }
+    }
+
+    #[test]
+    fn on_a_cluster_the_prefix_keeps_all_keys_in_one_slot() {
+        for endpoint in ["redis-cluster://a:1", "rediss-cluster://a:1"] {
+            let read = |prefix| read(&[("REDIS_ENDPOINT", endpoint), ("KEY_PREFIX", prefix)]);
+            for prefix in ["{wallcrawler}:", "staging:{w}", "{{}:"] {
+                assert!(read(prefix).is_ok(), "{prefix}");
+            }
+            for prefix in ["", "wallcrawler:", "{}:", "{wallcrawler:", "}wallcrawler{:", "{}{w}:"] {
+                let faults = read(prefix).expect_err("refused").0;
+                assert_eq!(faults, ["KEY_PREFIX must hold a hash tag on a cluster, as in {wallcrawler}:"], "{prefix}");
+            }
+        }
+        assert!(read(&[("REDIS_ENDPOINT", "redis://a:1"), ("KEY_PREFIX", "wallcrawler:")]).is_ok());
     }
 
     #[test]

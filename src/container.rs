@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::ids::{ContainerId, ServerId};
+use crate::session::Drained;
 
 /// A container as the registry knows it. Times are milliseconds since the Unix epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,15 +21,28 @@ pub struct Container {
     pub draining: bool,
     /// Whether the control plane started it, or somebody by hand.
     pub launched: bool,
+    /// Its task in ECS, by its own account.
+    pub task_arn: Option<String>,
+}
+
+/// The sessions that wait for a container.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Queue {
+    pub length: u64,
+    /// Of how many users.
+    pub users: u64,
+    /// Since when the one that came first of them waits.
+    pub since_ms: Option<u64>,
+    /// How fast it moves.
+    pub drained: Drained,
 }
 
 /// All that is known of the fleet at one moment.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct FleetSnapshot {
     /// Since when heartbeats could be observed without a gap.
     pub watched_since_ms: u64,
-    /// Sessions in the queue.
-    pub pending: u64,
+    pub queue: Queue,
     /// Sessions the containers that take work could hold in all, and those they hold.
     pub slots: u64,
     pub used: u64,
@@ -36,6 +51,18 @@ pub struct FleetSnapshot {
     pub starting: Vec<(ContainerId, u64)>,
     /// Servers, and when each beat last.
     pub servers: Vec<(ServerId, u64)>,
+    pub failed_starts: FailedStarts,
+}
+
+/// Containers that were to come and did not, or were gone before they were of any use, since one last was.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FailedStarts {
+    /// How many attempts in a row. Several containers that fail together are one.
+    pub attempts: u64,
+    /// When the next attempt may be made.
+    pub hold_until_ms: u64,
+    pub last_at_ms: u64,
+    pub last_why: String,
 }
 
 /// What a fleet says it runs.
@@ -50,13 +77,16 @@ pub struct FleetListing {
 }
 
 /// Something a fleet runs, or is about to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct FleetTask {
     /// What it was told to be.
+    #[serde(rename = "containerId")]
     pub container: ContainerId,
     /// The fleet's own name for it, if it has one.
     pub task: Option<String>,
     /// When it was asked for.
+    #[serde(skip)]
     pub started_at_ms: u64,
 }
 
@@ -89,6 +119,15 @@ impl FleetPolicy {
             "max_containers": self.max_containers,
         })
     }
+}
+
+/// How a claim waits.
+#[derive(Debug, Clone, Copy)]
+pub struct ClaimPace {
+    /// How often it looks by itself. The one whose turn is next looks four times as often.
+    pub look: Duration,
+    /// For how long it leaves a session to a fuller container.
+    pub yield_for: Duration,
 }
 
 /// What a container is started with: one list, whoever starts it, so that what runs locally has what it

@@ -110,7 +110,7 @@ impl Error for ApiError {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
-        if matches!(error, StoreError::Unexpected(_)) {
+        if !matches!(error, StoreError::Unavailable(..)) {
             return Self::internal(error);
         }
         let message = "the session store is not available";

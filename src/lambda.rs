@@ -24,17 +24,18 @@ use crate::addresses::WebsocketApi;
 use crate::app::{App, BootError};
 use crate::clock::now_ms;
 use crate::config::Config;
+use crate::container::ClaimPace;
 use crate::fleet::Fleet;
 use crate::fleet::ecs::EcsFleet;
 use crate::fleet::none::NoFleet;
-use crate::routes::events::{self, EventError};
+use crate::routes::events::{self, EventError, Invocation};
 use crate::ws::gateway::{self, Connections};
 use crate::{lifecycle, routes};
 
 /// A shorter pause between two invocations is none: connections are not forgotten that fast.
 const PAUSE_MS: u64 = 2_000;
-/// How often a waiting claim looks: no other process can wake it.
-const CLAIM_RECHECK: Duration = Duration::from_millis(250);
+/// No other process can wake a waiting claim.
+const CLAIM_PACE: ClaimPace = ClaimPace { look: Duration::from_millis(250), yield_for: Duration::from_millis(250) };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -61,7 +62,7 @@ pub async fn serve(config: Config) -> Result<(), LambdaError> {
 /// The application, with what this home can do and what it cannot.
 pub async fn boot(mut config: Config) -> Result<App, LambdaError> {
     let redis = config.redis_endpoint.clone().ok_or(LambdaError::NoRedis)?;
-    config.claim_recheck = CLAIM_RECHECK;
+    config.claim_pace = CLAIM_PACE;
     if matches!(config.addresses.websocket_api, Some(WebsocketApi::Local { .. })) {
         return Err(LambdaError::NoEmulator);
     }
@@ -132,8 +133,11 @@ impl Entry {
     /// can be forged: `POST /events` over HTTP is a request like any other, for which there is no route.
     async fn dispatch(&self, request: lambda_http::Request) -> Result<Response, EventError> {
         if matches!(request.request_context_ref(), Some(RequestContext::PassThrough)) {
-            let deadline_ms = request.lambda_context_ref().map_or(0, |context| context.deadline);
-            let done = events::take_event(&self.app, request.body(), deadline_ms).await?;
+            let invocation = request.lambda_context_ref().map(|context| Invocation {
+                deadline_ms: context.deadline,
+                function: context.env_config.function_name.clone(),
+            });
+            let done = events::take_event(&self.app, request.body(), &invocation.unwrap_or_default()).await?;
             return Ok(Json(done).into_response());
         }
         let (router, is_message) = match request.request_context_ref() {

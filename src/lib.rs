@@ -11,7 +11,7 @@
 //! - **Behaviour**: [`lifecycle`] (what happens to sessions and containers), [`scaling`] (how many containers).
 //! - **Seams**: [`app`] holds them together; [`store`] (Redis), [`fleet`] (what runs containers), [`push`] (clients
 //!   whose sockets a gateway holds), [`container_client`] (their containers), [`secrets`] (Secrets Manager),
-//!   [`upgrade`] and [`splice`] (sockets).
+//!   [`upgrade`] and [`splice`] (sockets), [`metrics`] (what was counted).
 //! - **Types**: [`ids`], [`session`], [`container`], [`protocol`], [`browser_settings`], [`tokens`],
 //!   [`api_keys`], [`addresses`], [`config`], [`clock`], [`causes`].
 
@@ -37,6 +37,7 @@ pub mod known;
 #[cfg(feature = "lambda")]
 pub mod lambda;
 pub mod lifecycle;
+pub mod metrics;
 #[cfg(feature = "agent")]
 pub mod native;
 pub mod new_key;

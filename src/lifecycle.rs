@@ -18,7 +18,8 @@ use crate::push::Pushed;
 use crate::secrets::Unavailable;
 use crate::session::{EndReason, NewSession, Session};
 use crate::store::{
-    Claimed, Created, Ended, EndedBy, Idempotency, Limits, Look, Lost, Outcome, Readied, Route, StoreError, Unanswered,
+    Claimed, Created, Ended, EndedBy, Idempotency, Limits, Look, Lost, Outcome, Readied, Route, StoreError, Turn,
+    Unanswered,
 };
 use crate::tokens::Subject;
 
@@ -44,6 +45,7 @@ pub async fn create(
             session.id = %session.id, user.id = %session.user_id, session.status = "pending",
             queue.position = session.queue_position, "session created"
         );
+        app.metrics.sessions_created.inc();
         if let Some(container) = launch {
             self::launch(app, container).await;
         }
@@ -97,7 +99,7 @@ impl Drop for Doubt<'_> {
 pub async fn settle(app: &App) -> Result<(), StoreError> {
     loop {
         let Some(next) = app.unanswered.lock().expect("not poisoned").last().cloned() else { return Ok(()) };
-        app.store.give_back(&next.container).await?;
+        app.store.give_back(&next.container, None, now_ms()).await?;
         if !next.wanted {
             release(app, &next.session, &next.owner).await?;
         }
@@ -109,12 +111,12 @@ pub async fn settle(app: &App) -> Result<(), StoreError> {
 /// will see what is missing.
 pub async fn launch(app: &App, container: &ContainerId) {
     let launched = async {
-        let now_ms = now_ms();
+        let minted_ms = now_ms();
         let no_token = |error: Unavailable| FleetError { action: "making its token", cause: error.into() };
-        let tokens = app.tokens.get(now_ms).await.map_err(no_token)?;
+        let tokens = app.tokens.get(minted_ms).await.map_err(no_token)?;
         let spec = LaunchSpec {
             container_id: container.clone(),
-            token: tokens.mint(&Subject::Container(container.clone()), now_ms, now_ms + CONTAINER_TOKEN_MS),
+            token: tokens.mint(&Subject::Container(container.clone()), minted_ms, minted_ms + CONTAINER_TOKEN_MS),
             api_endpoint: app.addresses.api_endpoint.clone(),
             max_sessions: app.policy.sessions_per_container,
             warm_browsers: app.warm_browsers,
@@ -123,12 +125,16 @@ pub async fn launch(app: &App, container: &ContainerId) {
         app.fleet.launch(&spec).await
     };
     if let Err(error) = launched.await {
-        tracing::error!(container.id = %container, error = %Causes(&error), "container could not be started");
-        if let Err(error) = app.store.give_back(container).await {
+        app.metrics.container_starts_failed.inc();
+        let why = Causes(&error).to_string();
+        tracing::error!(container.id = %container, error = why, "container could not be started");
+        if let Err(error) = app.store.give_back(container, Some(&why), now_ms()).await {
             // Its deadline gives it back.
             tracing::warn!(container.id = %container, error = %Causes(&error), "reservation could not be given back");
         }
+        return;
     }
+    app.metrics.containers_started.inc();
 }
 
 /// A container's heartbeat and request for work; waits, if it may, until there is something to say.
@@ -137,27 +143,36 @@ pub async fn claim(app: &App, request: &ClaimRequest) -> Result<Claimed, StoreEr
     let serving = request.phase == ContainerPhase::Serving;
     let has_room = serving && request.current_sessions < request.max_sessions;
     let watch = app.events.container(&request.container_id);
-    let claim = hex::random(8);
+    let (claim, pace) = (hex::random(8), app.claim_pace);
     let mut again = false;
     loop {
-        let look = Look { claim: &claim, again };
+        // Who cannot wait cannot let others go first.
+        let yield_for = if Instant::now() + pace.yield_for < deadline { pace.yield_for } else { Duration::ZERO };
+        let look = Look { claim: &claim, again, yield_for };
         let claimed = app.store.claim(request, look, &app.limits, &app.policy, now_ms()).await?;
         again = true;
         for (session, lease) in &claimed.sessions {
+            let waited_ms = now_ms().saturating_sub(session.created_at_ms);
+            app.metrics.session_claimed(waited_ms);
             tracing::info!(
                 session.id = %session.id, container.id = %request.container_id, session.status = "active", lease,
-                queue.duration_ms = now_ms().saturating_sub(session.created_at_ms), "session claimed"
+                queue.duration_ms = waited_ms, "session claimed"
             );
         }
         let news = !claimed.sessions.is_empty() || !claimed.end.is_empty() || (claimed.drain && serving);
         if news || claimed.superseded || request.phase == ContainerPhase::Leaving || Instant::now() >= deadline {
             return Ok(claimed);
         }
+        let pause = match claimed.turn {
+            Turn::Next => pace.look / 4,
+            Turn::Yields => pace.yield_for,
+            Turn::Waits => pace.look,
+        };
         tokio::select! {
-            () = app.events.work(), if has_room => {}
+            () = app.events.work(request.current_sessions), if has_room => {}
             () = watch.next() => {}
             // Events can be lost, and not every home hears them.
-            () = tokio::time::sleep_until(deadline.min(Instant::now() + app.claim_recheck)) => {}
+            () = tokio::time::sleep_until(deadline.min(Instant::now() + pause)) => {}
             () = app.stopping.cancelled() => return Ok(claimed),
         }
     }
@@ -172,6 +187,7 @@ pub async fn ready(
 ) -> Result<Option<Readied>, StoreError> {
     let readied = app.store.ready(id, container, report, &app.limits, now_ms()).await?;
     if let Some(Readied { since_created_ms, waiting }) = &readied {
+        app.metrics.session_ready(*since_created_ms);
         tracing::info!(
             session.id = %id, container.id = %container, duration_ms = since_created_ms, waiting = waiting.len(),
             "session ready"
@@ -189,9 +205,13 @@ pub async fn ended(
 ) -> Result<bool, StoreError> {
     let by = EndedBy::Holder { container, lease: report.lease };
     let ended = app.store.end(id, by, report.reason, &app.limits, now_ms()).await?;
-    if let Ended::Now(session) = &ended {
-        log_end(&session.id, report.reason);
-        close_soon(app).await;
+    match &ended {
+        Ended::Now(session) => {
+            note_end(app, &session.id, session.end_reason.unwrap_or(report.reason));
+            close_soon(app).await;
+        }
+        Ended::Requeued => note_requeue(app, id),
+        Ended::Already(_) | Ended::Unknown => {}
     }
     Ok(!matches!(ended, Ended::Unknown))
 }
@@ -200,12 +220,12 @@ pub async fn ended(
 pub async fn release(app: &App, id: &SessionId, owner: &UserId) -> Result<Option<Session>, StoreError> {
     match app.store.end(id, EndedBy::Owner(owner), EndReason::Released, &app.limits, now_ms()).await? {
         Ended::Now(session) => {
-            log_end(&session.id, EndReason::Released);
+            note_end(app, &session.id, EndReason::Released);
             close_soon(app).await;
             Ok(Some(session))
         }
         Ended::Already(session) => Ok(Some(session)),
-        Ended::Unknown => Ok(None),
+        Ended::Requeued | Ended::Unknown => Ok(None),
     }
 }
 
@@ -217,7 +237,7 @@ pub async fn expire(app: &App) -> Result<usize, StoreError> {
         let expired = app.store.expire(&app.limits, BATCH, now_ms()).await?;
         count += expired.len();
         for (id, reason) in &expired {
-            log_end(id, *reason);
+            note_end(app, id, *reason);
         }
         if (expired.len() as u64) < BATCH {
             break;
@@ -228,30 +248,38 @@ pub async fn expire(app: &App) -> Result<usize, StoreError> {
     Ok(count)
 }
 
+/// Hands no more work to a container that is about to end, whatever it holds. False: that was known.
+pub async fn drain(app: &App, container: &ContainerId, why: &str) -> Result<bool, StoreError> {
+    let drained = app.store.drain(container, None, &app.policy, now_ms()).await?;
+    if drained {
+        tracing::warn!(container.id = %container, why, "container is about to end and drains");
+    }
+    Ok(drained)
+}
+
 /// Gives up a container: ends what it ran, and requeues what nobody has reached yet. With
-/// `silent_since_ms` only if it gave no sign of life after that. `task` is its name in the fleet, if the fleet has
-/// told it.
+/// `silent_since_ms` only if it gave no sign of life after that. `why` is what is known of its end; `task` is its name
+/// in the fleet, if the fleet has told it. False: there was nothing to give up.
 pub async fn lose_container(
     app: &App,
     container: &ContainerId,
+    why: &str,
     task: Option<&str>,
     silent_since_ms: Option<u64>,
-) -> Result<(), StoreError> {
-    let Lost::Now(sessions) = app.store.lose_container(container, silent_since_ms, &app.limits, now_ms()).await? else {
-        return Ok(());
-    };
-    tracing::warn!(container.id = %container, sessions = sessions.len(), "container lost");
+) -> Result<bool, StoreError> {
+    let lost = app.store.lose_container(container, why, silent_since_ms, &app.limits, now_ms()).await?;
+    let Lost::Now(sessions) = lost else { return Ok(false) };
+    app.metrics.containers_lost.inc();
+    tracing::warn!(container.id = %container, why, sessions = sessions.len(), "container lost");
     stop(app, container, task).await;
     for (id, outcome) in sessions {
         match outcome {
-            Outcome::Requeued => {
-                tracing::info!(session.id = %id, session.status = "pending", "session requeued");
-            }
-            Outcome::Ended(reason) => log_end(&id, reason),
+            Outcome::Requeued => note_requeue(app, &id),
+            Outcome::Ended(reason) => note_end(app, &id, reason),
         }
     }
     close_soon(app).await;
-    Ok(())
+    Ok(true)
 }
 
 /// Ends a container that was given up, in case it only hangs: nobody else would.
@@ -273,6 +301,27 @@ pub async fn lose_server(app: &App, server: &ServerId, silent_since_ms: Option<u
         }
     }
     Ok(())
+}
+
+/// Enters again what this server carries. Others have taken its connections out if they gave it up while it was only
+/// out of reach, and would soon end their sessions under clients that never left.
+pub async fn enter_again(app: &App) -> Result<(), StoreError> {
+    let carried = app.carried.lock().expect("not poisoned").clone();
+    tracing::warn!(connections = carried.len(), "this server was out of reach: its connections are entered again");
+    for (connection, session) in carried {
+        app.store.connect(&session, &connection, &app.server_id, now_ms()).await?;
+        // Whoever left in between has been taken out, perhaps before this.
+        if !app.carried.lock().expect("not poisoned").contains_key(&connection) {
+            disconnect(app, &connection, Some(&session)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// This server is about to end, and its connections have: nobody needs to miss its heartbeat. One that is still
+/// entered keeps the server's place, until others find it lost.
+pub async fn sign_off(app: &App) -> Result<(), StoreError> {
+    app.store.lose_server(&app.server_id, None, 1, now_ms()).await.map(drop)
 }
 
 /// A client's connection has ended. Returns the way to the container that must be told, if a gateway held it.
@@ -334,6 +383,12 @@ async fn close_ended(app: &App) -> Result<(), StoreError> {
     }
 }
 
-fn log_end(id: &SessionId, reason: EndReason) {
+fn note_end(app: &App, id: &SessionId, reason: EndReason) {
+    app.metrics.session_ended(reason);
     tracing::info!(session.id = %id, session.status = "ended", end.reason = %reason, "session ended");
+}
+
+fn note_requeue(app: &App, id: &SessionId) {
+    app.metrics.sessions_requeued.inc();
+    tracing::info!(session.id = %id, session.status = "pending", "session requeued");
 }

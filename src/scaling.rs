@@ -6,10 +6,12 @@ use std::collections::HashSet;
 use std::fmt;
 
 use futures_util::{StreamExt as _, stream};
+use serde::Serialize;
+use serde_json::json;
 
 use crate::app::App;
 use crate::causes::Causes;
-use crate::clock::now_ms;
+use crate::clock::{now_ms, rfc3339};
 use crate::container::{Container, FleetListing, FleetPolicy, FleetSnapshot, FleetTask};
 use crate::ids::{ContainerId, ServerId};
 use crate::lifecycle;
@@ -24,7 +26,8 @@ const LISTING_LAG_MS: u64 = 60_000;
 const AT_ONCE: usize = 10;
 
 /// What should be done now.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Plan {
     /// How many containers to start.
     pub start: u64,
@@ -44,10 +47,13 @@ pub struct Plan {
 }
 
 /// Why something that is wanted is not done.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "for", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Wait {
     /// Containers on their way.
     Start { containers: u64 },
+    /// Containers that are wanted, and not tried before the pause after failed starts is over.
+    Pause { wanted: u64, attempts: u64, for_ms: u64 },
     /// More are wanted than there may be.
     Maximum { wanted: u64, allowed: u64 },
     /// Containers that must finish their sessions.
@@ -60,6 +66,9 @@ impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Wait::Start { containers } => write!(f, "{containers} starting"),
+            Wait::Pause { wanted, attempts, for_ms } => {
+                write!(f, "{wanted} wanted, none is started for {for_ms} ms after {attempts} failed attempts")
+            }
             Wait::Maximum { wanted, allowed } => write!(f, "{wanted} wanted, {allowed} more allowed"),
             Wait::Drain { containers } => write!(f, "{containers} draining"),
             Wait::Sight { silent } => write!(f, "{silent} not heard of since the watch began"),
@@ -104,7 +113,7 @@ pub fn plan(snapshot: &FleetSnapshot, listing: Option<&FleetListing>, policy: &F
     };
 
     let (mut running, mut slots, mut used, mut draining, mut unseen) = (0u64, 0u64, 0u64, 0u64, 0u64);
-    let mut pending = snapshot.pending;
+    let mut pending = snapshot.queue.length;
     let mut idle = Vec::new();
     for container in &snapshot.containers {
         if judged(container.last_heartbeat_ms) {
@@ -126,7 +135,9 @@ pub fn plan(snapshot: &FleetSnapshot, listing: Option<&FleetListing>, policy: &F
         }
         slots += container.max_sessions;
         used += container.active_sessions;
-        if container.active_sessions == 0 && container.idle_since_ms + policy.idle_ms <= now_ms {
+        // What somebody else started, somebody else ends: a service of ECS would start it anew at once.
+        let ours = container.launched;
+        if ours && container.active_sessions == 0 && container.idle_since_ms + policy.idle_ms <= now_ms {
             idle.push(container);
         }
     }
@@ -172,9 +183,11 @@ pub fn plan(snapshot: &FleetSnapshot, listing: Option<&FleetListing>, policy: &F
         .div_ceil(policy.sessions_per_container)
         .max(policy.min_containers.saturating_sub(starting + running));
     let allowed = policy.max_containers.saturating_sub(starting + running);
-    plan.start = short.min(allowed);
+    let possible = short.min(allowed);
+    let pause_ms = snapshot.failed_starts.hold_until_ms.saturating_sub(now_ms);
+    plan.start = if pause_ms == 0 { possible } else { 0 };
 
-    if plan.start == 0 {
+    if possible == 0 {
         // The newest first: the others have proved themselves, and what is oldest is easiest to explain.
         idle.sort_by_key(|container| std::cmp::Reverse((container.started_at_ms, container.id.clone())));
         let mut free = slots.saturating_sub(used);
@@ -191,7 +204,11 @@ pub fn plan(snapshot: &FleetSnapshot, listing: Option<&FleetListing>, policy: &F
 
     let waits = [
         (starting, Wait::Start { containers: starting }),
-        (short - plan.start, Wait::Maximum { wanted: short, allowed }),
+        (
+            possible - plan.start,
+            Wait::Pause { wanted: possible, attempts: snapshot.failed_starts.attempts, for_ms: pause_ms },
+        ),
+        (short - possible, Wait::Maximum { wanted: short, allowed }),
         (draining, Wait::Drain { containers: draining }),
         (unseen, Wait::Sight { silent: unseen }),
     ];
@@ -201,6 +218,16 @@ pub fn plan(snapshot: &FleetSnapshot, listing: Option<&FleetListing>, policy: &F
 
 /// Looks, plans and acts, once. What could not be done is seen by the next look.
 pub async fn tick(app: &App) -> Result<Plan, StoreError> {
+    let looked = look(app).await;
+    app.metrics.looked(match &looked {
+        Ok(plan) if plan.is_idle() => "idle",
+        Ok(_) => "acted",
+        Err(_) => "failed",
+    });
+    looked
+}
+
+async fn look(app: &App) -> Result<Plan, StoreError> {
     lifecycle::settle(app).await?;
     let expired = lifecycle::expire(app).await?;
     // Before the snapshot: what comes in between is known then.
@@ -219,9 +246,17 @@ pub async fn tick(app: &App) -> Result<Plan, StoreError> {
         tracing::info!(
             expired, start = plan.start, drain = plan.drain.len(), lose = plan.lose.len(),
             gone = plan.gone.len(), stop = plan.stop.len(),
-            give_back = plan.give_back.len(), pending = snapshot.pending, containers = snapshot.containers.len(),
+            give_back = plan.give_back.len(), pending = snapshot.queue.length, containers = snapshot.containers.len(),
             waiting_for = %Waits(&plan.waiting_for), "scaling.tick"
         );
+    }
+    if !plan.is_idle() {
+        let decision = json!({
+            "at": rfc3339(now_ms), "plan": plan, "pending": snapshot.queue.length,
+            "containers": snapshot.containers.len(), "starting": snapshot.starting.len(),
+        });
+        // After the deed: what cannot be written down must not keep it from being done.
+        app.store.record(&decision, now_ms).await?;
     }
     Ok(plan)
 }
@@ -249,18 +284,18 @@ async fn listing(app: &App) -> Option<FleetListing> {
 async fn execute(app: &App, plan: &Plan, now_ms: u64) -> Result<(), StoreError> {
     let silent_since_ms = now_ms.saturating_sub(app.policy.lost_after_ms);
     for container in &plan.lose {
-        lifecycle::lose_container(app, container, None, Some(silent_since_ms)).await?;
+        lifecycle::lose_container(app, container, "it fell silent", None, Some(silent_since_ms)).await?;
     }
     let quiet_since_ms = now_ms.saturating_sub(app.policy.lost_after_ms / 2);
     for container in &plan.gone {
         tracing::warn!(container.id = %container, "the container's task is gone");
-        lifecycle::lose_container(app, container, None, Some(quiet_since_ms)).await?;
+        lifecycle::lose_container(app, container, "its task is gone", None, Some(quiet_since_ms)).await?;
     }
     for server in &plan.lose_servers {
         lifecycle::lose_server(app, server, Some(silent_since_ms)).await?;
     }
     for container in &plan.give_back {
-        if app.store.give_back(container).await? {
+        if app.store.give_back(container, Some("it never came"), now_ms).await? {
             tracing::warn!(container.id = %container, "container never came");
             lifecycle::stop(app, container, None).await;
         }
@@ -273,14 +308,15 @@ async fn execute(app: &App, plan: &Plan, now_ms: u64) -> Result<(), StoreError> 
     }
     for task in &plan.stop {
         // It may have come this moment.
-        let lost = app.store.lose_container(&task.container, Some(silent_since_ms), &app.limits, now_ms).await?;
+        let why = "nobody knew it";
+        let lost = app.store.lose_container(&task.container, why, Some(silent_since_ms), &app.limits, now_ms).await?;
         if matches!(lost, Lost::Unknown) {
             tracing::warn!(container.id = %task.container, task.arn = task.task, "a task that nobody knows is stopped");
             lifecycle::stop(app, &task.container, task.task.as_deref()).await;
         }
     }
     for container in &plan.drain {
-        if app.store.drain(container, &app.policy, now_ms).await? {
+        if app.store.drain(container, Some(app.policy.idle_ms), &app.policy, now_ms).await? {
             tracing::info!(container.id = %container, "container drains");
         }
     }
@@ -303,6 +339,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::container::{FailedStarts, Queue};
 
     const NOW: u64 = 1_767_225_600_000;
 
@@ -329,6 +366,7 @@ mod tests {
             started_at_ms: NOW - 200_000 + number,
             draining: false,
             launched: true,
+            task_arn: None,
         }
     }
 
@@ -336,7 +374,7 @@ mod tests {
         let serving = || containers.iter().filter(|container| !container.draining);
         FleetSnapshot {
             watched_since_ms: NOW - 1_000_000,
-            pending,
+            queue: Queue { length: pending, ..Queue::default() },
             slots: serving().map(|container| container.max_sessions).sum(),
             used: serving().map(|container| container.active_sessions).sum(),
             containers,
@@ -360,6 +398,27 @@ mod tests {
         let plan = plan(&snapshot, None, &policy(), NOW);
         assert_eq!((plan.start, plan.give_back), (1, vec![late]));
         assert_eq!(plan.waiting_for, [Wait::Start { containers: 1 }]);
+    }
+
+    #[test]
+    fn while_starts_fail_none_is_tried_before_the_pause_is_over() {
+        let mut snapshot = snapshot(200, vec![container(1, 0)]);
+        snapshot.failed_starts = FailedStarts { attempts: 3, hold_until_ms: NOW + 1, ..FailedStarts::default() };
+        let paused = plan(&snapshot, None, &policy(), NOW);
+        assert!(paused.is_idle(), "{paused:?}");
+        assert_eq!(
+            paused.waiting_for,
+            [Wait::Pause { wanted: 4, attempts: 3, for_ms: 1 }, Wait::Maximum { wanted: 19, allowed: 4 }]
+        );
+        assert_eq!(plan(&snapshot, None, &policy(), NOW + 1).start, 4);
+    }
+
+    #[test]
+    fn what_somebody_else_started_is_not_drained() {
+        let mut snapshot = snapshot(0, vec![container(1, 0)]);
+        assert_eq!(plan(&snapshot, None, &policy(), NOW).drain.len(), 1);
+        snapshot.containers[0].launched = false;
+        assert!(plan(&snapshot, None, &policy(), NOW).is_idle());
     }
 
     #[test]
@@ -447,7 +506,9 @@ mod tests {
     fn snapshots() -> impl Strategy<Value = FleetSnapshot> {
         let containers = proptest::collection::vec((0..12u64, any::<bool>(), 0..20_000u64, 0..100_000u64), 0..8);
         let starting = proptest::collection::vec(0..40_000u64, 0..4);
-        (containers, starting, 0..120u64, 0..40_000u64).prop_map(|(containers, starting, pending, watched)| {
+        let pause = proptest::option::of(0..30_000u64);
+        let all = (containers, starting, 0..120u64, 0..40_000u64, pause);
+        all.prop_map(|(containers, starting, pending, watched, pause)| {
             let containers =
                 containers.into_iter().enumerate().map(|(number, (active, draining, silent, idle))| Container {
                     draining,
@@ -457,6 +518,7 @@ mod tests {
                 });
             let mut snapshot = snapshot(pending, containers.collect());
             snapshot.watched_since_ms = NOW - watched;
+            snapshot.failed_starts.hold_until_ms = pause.map_or(0, |ms| NOW - 10_000 + ms);
             snapshot.starting = starting.into_iter().map(|at| (ContainerId::random(), NOW - 20_000 + at)).collect();
             snapshot
         })
@@ -490,6 +552,7 @@ mod tests {
             }
             let there = snapshot.containers.len() - lost.len() + snapshot.starting.len() - first.give_back.len();
             prop_assert!(first.start == 0 || there as u64 + first.start <= max_containers);
+            prop_assert!(first.start == 0 || snapshot.failed_starts.hold_until_ms <= NOW);
             for id in &first.drain {
                 let drained = snapshot.containers.iter().find(|container| container.id == *id).expect("known");
                 prop_assert!(drained.active_sessions == 0 && !drained.draining);
@@ -499,7 +562,7 @@ mod tests {
 
             // Once it is carried out, there is nothing left to do.
             let mut after = snapshot.clone();
-            after.pending += after.containers.iter().filter(|c| lost.contains(&&c.id)).map(|c| c.active_sessions).sum::<u64>();
+            after.queue.length += after.containers.iter().filter(|c| lost.contains(&&c.id)).map(|c| c.active_sessions).sum::<u64>();
             after.containers.retain(|container| !lost.contains(&&container.id));
             for container in &mut after.containers {
                 container.draining |= first.drain.contains(&container.id);

@@ -151,6 +151,11 @@ impl Server {
         let served = serving.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
         for task in background {
             task.abort();
+            // It may be in the middle of a step, and beat once more.
+            let _ = task.await;
+        }
+        if let Err(error) = lifecycle::sign_off(&app).await {
+            tracing::warn!(error = %Causes(&error), "this server could not sign off");
         }
         app.store.close().await;
         if let Some(redis) = redis {
@@ -206,11 +211,17 @@ async fn follow(events: Events, endpoint: String, prefix: String) {
 async fn tick(app: App) {
     let mut timer = interval(TICK);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut failing = false;
+    let (mut failing, mut heard_ms) = (false, now_ms());
     loop {
         timer.tick().await;
         let done = async {
-            app.store.beat_server(&app.server_id, now_ms()).await?;
+            let beat_ms = now_ms();
+            app.store.beat_server(&app.server_id, beat_ms).await?;
+            // Half of what it takes to be given up: clocks differ, and to do it in vain costs little.
+            if beat_ms >= heard_ms + app.policy.lost_after_ms / 2 {
+                lifecycle::enter_again(&app).await?;
+            }
+            heard_ms = beat_ms;
             scaling::tick(&app).await
         };
         match done.await {
@@ -239,7 +250,7 @@ async fn watch_exits(app: App, mut exits: mpsc::UnboundedReceiver<ContainerId>) 
         };
         // What Redis could not be told is told again.
         for container in lost.clone() {
-            if lifecycle::lose_container(&app, &container, None, None).await.is_ok() {
+            if lifecycle::lose_container(&app, &container, "its process ended", None, None).await.is_ok() {
                 lost.remove(&container);
             }
         }

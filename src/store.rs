@@ -4,76 +4,79 @@
 //! trip. A refusal ("the queue is full") is a value; an `Err` means that Redis could not be asked.
 
 mod answers;
+mod connection;
 pub mod events;
+pub mod failure;
 pub mod reply;
 
 pub use answers::*;
 
-use std::time::Duration;
-
-use fred::clients::{Client, SubscriberClient};
-use fred::prelude::{
-    Builder, ClientLike, Config as RedisConfig, Error as RedisError, KeysInterface, PubsubInterface, ReconnectPolicy,
-};
-use fred::types::Value as RedisValue;
+use fred::bytes_utils::Str;
+use fred::prelude::{ClientLike, Error as RedisError, KeysInterface};
 use fred::types::scripts::Script;
+use fred::types::{ClusterHash, CustomCommand, SetOptions, Value as RedisValue};
+use fred::util::redis_keyslot;
 use serde_json::{Value, json};
-use tokio::time::timeout;
 
-use crate::container::{Container, FleetPolicy, FleetSnapshot};
+use crate::container::{FleetPolicy, FleetSnapshot};
 use crate::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
 use crate::protocol::{
     ClaimRequest, ContainerPhase, HELD_BYTES, HELD_MESSAGES, HeldMessage, ReadyRequest, WaitingConnection,
 };
 use crate::session::{EndReason, NewSession, Session, SessionStatus};
+use connection::Connection;
+use failure::Failure;
 use reply::Reply;
-
-/// How long a command may take before the caller is told that Redis is not available: the answer must be with the
-/// client within two seconds, on a busy machine too.
-const COMMAND_TIMEOUT: Duration = Duration::from_millis(1_200);
-
-/// How long a connection may take to show that it still leads anywhere, and another to take its place. With a
-/// command after it the answer is still within the two seconds.
-const WAKE_TIMEOUT: Duration = Duration::from_millis(250);
-
-const SUBSCRIBE_PAUSE: Duration = Duration::from_millis(500);
 
 /// Redis could not be asked, or answered what no script of ours answers.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("redis is not available")]
-    Unavailable(#[source] RedisError),
+    #[error("redis is not available: {0}")]
+    Unavailable(Failure, #[source] RedisError),
+    #[error("REDIS_ENDPOINT cannot be used")]
+    Endpoint(#[source] RedisError),
     #[error("redis answered what no script of ours answers: {0}")]
     Unexpected(String),
 }
 
 impl From<RedisError> for StoreError {
     fn from(error: RedisError) -> Self {
-        StoreError::Unavailable(error)
+        StoreError::Unavailable(Failure::of(&error), error)
     }
 }
 
 macro_rules! scripts {
-    ($($name:ident),* $(,)?) => {
+    ($($flags:literal: $($name:ident),* ;)*) => {
         /// Every script, ready to be called by its digest.
         #[derive(Clone)]
-        struct Scripts { $($name: Script),* }
+        struct Scripts { $($($name: Script),*),* }
 
         impl Scripts {
             fn new() -> Self {
                 Self {
-                    $($name: Script::from_lua(concat!(
+                    $($($name: Script::from_lua(concat!(
+                        $flags,
+                        "\n",
                         include_str!("store/shared.lua"),
                         include_str!(concat!("store/", stringify!($name), ".lua")),
-                    ))),*
+                    ))),*),*
                 }
             }
         }
     };
 }
 
+// With such a first line Redis looks before a script runs, and not at its first write: a server that may not be
+// written to refuses it also where it only reads, for what a former primary knows may be old. When its memory is full,
+// new sessions are refused, and whatever goes on with what is there is not. Of `route` only the keeping of messages
+// is, so there the first write decides.
 scripts!(
-    create,
+    "#!lua":
+    create;
+    "":
+    route;
+    "#!lua flags=allow-oom":
+    ping,
     get,
     list,
     claim,
@@ -82,7 +85,6 @@ scripts!(
     reach,
     disconnect,
     enter,
-    route,
     deliver,
     delivered,
     closing,
@@ -90,21 +92,24 @@ scripts!(
     expire,
     purge,
     snapshot,
+    record,
     reserve,
     give_back,
     drain,
     lose_container,
     beat_server,
-    lose_server,
+    lose_server;
 );
 
 /// A handle on Redis. Cheap to clone; all clones share one multiplexed connection.
 #[derive(Clone)]
 pub struct Store {
-    client: Client,
+    connection: Connection,
     scripts: Scripts,
     prefix: String,
-    anchor: String,
+    /// The one key that every script is given, and its slot on a cluster.
+    anchor: RedisValue,
+    slot: u16,
 }
 
 impl std::fmt::Debug for Store {
@@ -113,101 +118,65 @@ impl std::fmt::Debug for Store {
     }
 }
 
-fn builder(endpoint: &str) -> Result<Builder, StoreError> {
-    let config = RedisConfig { fail_fast: false, ..RedisConfig::from_url(endpoint)? };
-    let mut policy = ReconnectPolicy::new_exponential(0, 1, 500, 2);
-    // The first connection waits for the first delay, too, and a function that was frozen or has just been started
-    // connects while a request waits; the usual jitter is 100 ms.
-    policy.set_jitter(2);
-    let mut builder = Builder::from_config(config);
-    builder
-        .with_performance_config(|performance| {
-            performance.default_command_timeout = COMMAND_TIMEOUT;
-        })
-        .with_connection_config(|connection| {
-            connection.connection_timeout = Duration::from_secs(2);
-            connection.internal_command_timeout = Duration::from_secs(2);
-            // Every script may be repeated, so a command that was under way when the connection broke is.
-            connection.max_command_attempts = 2;
-            // A Redis that accepts and never answers.
-            connection.unresponsive.max_timeout = Some(Duration::from_secs(3));
-            connection.unresponsive.interval = Duration::from_secs(1);
-        })
-        .set_policy(policy);
-    Ok(builder)
-}
-
 impl Store {
     /// Makes the handle and begins to connect. A Redis that is not there is no error here: it may come.
     pub fn open(endpoint: &str, prefix: &str) -> Result<Self, StoreError> {
-        let client = builder(endpoint)?.build()?;
-        client.connect();
+        let anchor = format!("{prefix}pending-sessions");
         Ok(Self {
-            client,
+            connection: Connection::open(endpoint)?,
             scripts: Scripts::new(),
             prefix: prefix.to_owned(),
-            anchor: format!("{prefix}pending-sessions"),
+            slot: redis_keyslot(anchor.as_bytes()),
+            anchor: anchor.into(),
         })
     }
 
-    /// A second connection, on which the moves made by any process are told. Returns when it is subscribed,
-    /// however long Redis takes to come.
-    pub async fn subscribe(endpoint: &str, prefix: &str) -> Result<SubscriberClient, StoreError> {
-        let mut builder = builder(endpoint)?;
-        builder.with_performance_config(|performance| {
-            // A burst of sessions is a burst of events; one that is missed makes everybody look again. Only here:
-            // a client makes eight such channels at once, and they are megabytes.
-            performance.broadcast_channel_capacity = 8_192;
-        });
-        let subscriber = builder.build_subscriber_client()?;
-        subscriber.connect();
-        while let Err(error) = subscriber.subscribe(format!("{prefix}events")).await {
-            tracing::debug!(%error, "redis cannot be subscribed to yet");
-            tokio::time::sleep(SUBSCRIBE_PAUSE).await;
-        }
-        Ok(subscriber)
-    }
-
-    /// After a reconnection. Returns when it is done.
-    pub async fn subscribe_again(subscriber: &SubscriberClient) {
-        while let Err(error) = subscriber.resubscribe_all().await {
-            tracing::debug!(%error, "redis cannot be subscribed to yet");
-            tokio::time::sleep(SUBSCRIBE_PAUSE).await;
-        }
-    }
-
-    /// Whether Redis answers.
+    /// Whether Redis can be worked with: asked as every script is, of the server that holds the keys.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        Ok(self.client.ping::<()>(None).await?)
+        match self.call(&self.scripts.ping, json!({})).await?.word()?.as_str() {
+            "pong" => Ok(()),
+            word => Err(unexpected("ping", word)),
+        }
     }
 
-    /// After a pause in which this process may have been frozen. A connection that was closed meanwhile is noticed by
-    /// its next command, and costs nothing; one that was forgotten on its way says nothing, and would cost that
-    /// command all its time. Here it is found out and replaced. A Redis that is away is the next command's affair.
+    /// After a pause in which this process may have been frozen.
     pub async fn wake(&self) {
-        if matches!(timeout(WAKE_TIMEOUT, self.ping()).await, Ok(Ok(()))) {
-            return;
-        }
-        tracing::info!("redis does not answer after a pause: connecting again");
-        let _ = timeout(WAKE_TIMEOUT, self.client.force_reconnection()).await;
+        self.connection.wake(self.ping()).await;
     }
 
     /// Closes the connection.
     pub async fn close(&self) {
-        let _ = self.client.quit().await;
+        self.connection.close().await;
     }
 
     /// A value all processes on this Redis share, made by whoever asks first.
     pub async fn shared_value(&self, name: &str, proposal: &str) -> Result<String, StoreError> {
-        let key = format!("{}{name}", self.prefix);
-        let () = self.client.set(&key, proposal, None, Some(fred::types::SetOptions::NX), false).await?;
-        Ok(self.client.get(&key).await?)
+        let (client, key) = (self.connection.client(), format!("{}{name}", self.prefix));
+        let made = client.set(&key, proposal, None, Some(SetOptions::NX), false);
+        let () = self.connection.outcome(made).await?;
+        self.connection.outcome(client.get(&key)).await
     }
 
     async fn call(&self, script: &Script, args: Value) -> Result<Reply, StoreError> {
-        let value: RedisValue =
-            script.evalsha_with_reload(&self.client, vec![self.anchor.as_str()], vec![args.to_string()]).await?;
-        Reply::new(value)
+        let args = RedisValue::from(args.to_string());
+        let run = async {
+            match self.run("EVALSHA", script.sha1(), &args).await {
+                // Which server has forgotten it is known only on the way there, so it goes the same way.
+                Err(error) if error.details().starts_with("NOSCRIPT") => {
+                    self.run("EVAL", script.lua().expect("made from its text"), &args).await
+                }
+                value => value,
+            }
+        };
+        Reply::new(self.connection.outcome(run).await?)
+    }
+
+    async fn run(&self, command: &'static str, script: &Str, args: &RedisValue) -> Result<RedisValue, RedisError> {
+        // Not by the library's own calls for scripts: on a cluster that it has not seen yet they fail at once, and this
+        // waits for it as any other command.
+        let command = CustomCommand::new_static(command, ClusterHash::Custom(self.slot), false);
+        let script = RedisValue::String(script.clone());
+        self.connection.client().custom(command, vec![script, 1.into(), self.anchor.clone(), args.clone()]).await
     }
 
     /// Writes a session at the end of the queue, within the limits. If slots are short, `container` is reserved.
@@ -321,6 +290,7 @@ impl Store {
                     "task_arn": request.task_arn,
                     "claim": look.claim,
                     "again": look.again,
+                    "yield_for": look.yield_for.as_millis() as u64,
                     "start_wait": limits.browser_wait_ms,
                     "max_containers": policy.max_containers,
                     "queue_wait": limits.queue_wait_ms,
@@ -339,7 +309,13 @@ impl Store {
                     let (session, details) = handed.session()?;
                     sessions.push((session, details.lease));
                 }
-                Ok(Claimed { sessions, end, drain, superseded: false })
+                let turn = match reply.word()?.as_str() {
+                    "next" => Turn::Next,
+                    "yields" => Turn::Yields,
+                    "waits" => Turn::Waits,
+                    word => return Err(unexpected("claim", word)),
+                };
+                Ok(Claimed { sessions, end, drain, turn, superseded: false })
             }
             "surplus" => Ok(Claimed { end: reply.list()?.ids()?, drain: true, ..Claimed::default() }),
             "gone" if request.phase == ContainerPhase::Leaving => Ok(Claimed { drain: true, ..Claimed::default() }),
@@ -523,6 +499,7 @@ impl Store {
             EndedBy::Holder { container, lease } => {
                 args["container"] = json!(container);
                 args["lease"] = json!(lease);
+                args["queue_wait"] = json!(limits.queue_wait_ms);
             }
         }
         let mut reply = self.call(&self.scripts.end, args).await?;
@@ -530,13 +507,14 @@ impl Store {
             "ended" => {
                 let mut session = reply.session()?.0;
                 session.status = SessionStatus::Ended;
-                session.end_reason = Some(reason);
+                session.end_reason.get_or_insert(reason);
                 session.ended_at_ms.get_or_insert(now_ms);
                 session.queue_position = None;
                 session.active_connections = 0;
                 Ok(Ended::Now(session))
             }
             "already" => Ok(Ended::Already(reply.session()?.0)),
+            "requeued" => Ok(Ended::Requeued),
             "unknown" => Ok(Ended::Unknown),
             word => Err(unexpected("end", word)),
         }
@@ -566,39 +544,37 @@ impl Store {
         }
     }
 
-    /// What the scaling plan is made from.
+    /// What the scaling plan is made from. Whoever is going to judge by it is looking: that is noted.
     pub async fn snapshot(&self, blind_after_ms: u64, now_ms: u64) -> Result<FleetSnapshot, StoreError> {
-        let args = json!({ "now": now_ms, "blind_after": blind_after_ms });
+        Ok(self.look_at_fleet(Some(blind_after_ms), 0, now_ms).await?.0)
+    }
+
+    /// The same, only to be shown, with the last decisions, newest first.
+    pub async fn show_fleet(&self, now_ms: u64) -> Result<(FleetSnapshot, Vec<Value>), StoreError> {
+        self.look_at_fleet(None, KEPT_DECISIONS, now_ms).await
+    }
+
+    async fn look_at_fleet(
+        &self,
+        blind_after_ms: Option<u64>,
+        decisions: u64,
+        now_ms: u64,
+    ) -> Result<(FleetSnapshot, Vec<Value>), StoreError> {
+        let args = json!({ "now": now_ms, "blind_after": blind_after_ms, "decisions": decisions });
         let mut reply = self.call(&self.scripts.snapshot, args).await?;
-        if reply.word()? != "snapshot" {
-            return Err(StoreError::Unexpected("snapshot".to_owned()));
+        match reply.word()?.as_str() {
+            "snapshot" => Ok((reply.fleet()?, reply.list()?.objects()?)),
+            word => Err(unexpected("snapshot", word)),
         }
-        let (watched_since_ms, pending) = (reply.number()?, reply.number()?);
-        let (slots, used) = (reply.number()?, reply.number()?);
-        let mut containers = Vec::new();
-        let mut list = reply.list()?;
-        while !list.is_empty() {
-            let fields = list.list()?.fields()?;
-            containers.push(Container {
-                id: fields.parse("containerId")?,
-                active_sessions: fields.parse("activeSessions")?,
-                max_sessions: fields.parse("maxSessions")?,
-                last_heartbeat_ms: fields.parse("lastHeartbeat")?,
-                idle_since_ms: fields.parse("idleSince")?,
-                started_at_ms: fields.parse("startedAt")?,
-                draining: fields.text("draining")? == "1",
-                launched: fields.text("launched")? == "1",
-            });
+    }
+
+    /// Keeps what a look decided, for people who ask later.
+    pub async fn record(&self, decision: &Value, now_ms: u64) -> Result<(), StoreError> {
+        let args = json!({ "now": now_ms, "decision": decision.to_string(), "keep": KEPT_DECISIONS });
+        match self.call(&self.scripts.record, args).await?.word()?.as_str() {
+            "recorded" => Ok(()),
+            word => Err(unexpected("record", word)),
         }
-        Ok(FleetSnapshot {
-            watched_since_ms,
-            pending,
-            slots,
-            used,
-            containers,
-            starting: reply.list()?.pairs("reservation")?,
-            servers: reply.list()?.pairs("server")?,
-        })
     }
 
     /// Reserves as many of these containers as are short at this moment.
@@ -618,9 +594,11 @@ impl Store {
         }
     }
 
-    /// Whether there was a reservation to give back.
-    pub async fn give_back(&self, container: &ContainerId) -> Result<bool, StoreError> {
-        let mut reply = self.call(&self.scripts.give_back, json!({ "container": container })).await?;
+    /// Whether there was a reservation to give back. `why` is what is known of why a container that was to come
+    /// does not; none if it was not to come.
+    pub async fn give_back(&self, container: &ContainerId, why: Option<&str>, now_ms: u64) -> Result<bool, StoreError> {
+        let args = json!({ "now": now_ms, "container": container, "why": why.map(short) });
+        let mut reply = self.call(&self.scripts.give_back, args).await?;
         match reply.word()?.as_str() {
             "given_back" => Ok(true),
             "already" => Ok(false),
@@ -628,10 +606,17 @@ impl Store {
         }
     }
 
-    /// Whether the container was idle and now takes no more work.
-    pub async fn drain(&self, container: &ContainerId, policy: &FleetPolicy, now_ms: u64) -> Result<bool, StoreError> {
+    /// Whether the container takes no more work from now on. With `idle_for_ms`, only if it has had none for that long
+    /// and is not needed.
+    pub async fn drain(
+        &self,
+        container: &ContainerId,
+        idle_for_ms: Option<u64>,
+        policy: &FleetPolicy,
+        now_ms: u64,
+    ) -> Result<bool, StoreError> {
         let args = json!({
-            "now": now_ms, "container": container, "idle_for": policy.idle_ms, "policy": policy.as_json(),
+            "now": now_ms, "container": container, "idle_for": idle_for_ms, "policy": policy.as_json(),
         });
         match self.call(&self.scripts.drain, args).await?.word()?.as_str() {
             "draining" => Ok(true),
@@ -640,16 +625,18 @@ impl Store {
         }
     }
 
-    /// Gives up a container; with `silent_since_ms` only if it gave no sign of life after that.
+    /// Gives up a container; with `silent_since_ms` only if it gave no sign of life after that. `why` is what is known
+    /// of its end.
     pub async fn lose_container(
         &self,
         container: &ContainerId,
+        why: &str,
         silent_since_ms: Option<u64>,
         limits: &Limits,
         now_ms: u64,
     ) -> Result<Lost<(SessionId, Outcome)>, StoreError> {
         let args = json!({
-            "now": now_ms, "container": container, "silent_since": silent_since_ms,
+            "now": now_ms, "container": container, "why": short(why), "silent_since": silent_since_ms,
             "queue_wait": limits.queue_wait_ms, "max_leases": limits.max_leases, "retention": limits.retention_ms,
         });
         let mut reply = self.call(&self.scripts.lose_container, args).await?;
@@ -691,6 +678,14 @@ impl Store {
 const IDEMPOTENCY_MS: u64 = 24 * 60 * 60 * 1_000;
 /// How many entries one page of a filtered list may look at, so that a rare status cannot make it long.
 const LIST_SCAN: u64 = 1_000;
+
+/// How many decisions of the looks are kept.
+const KEPT_DECISIONS: u64 = 50;
+
+/// What others say of an error can be long. This much of it is kept.
+fn short(text: &str) -> String {
+    text.chars().take(500).collect()
+}
 
 fn unexpected(script: &str, word: &str) -> StoreError {
     StoreError::Unexpected(format!("{script}: {word:?}"))

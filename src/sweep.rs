@@ -77,21 +77,30 @@ pub fn sweep_orphans(root: &Path) {
     }
 }
 
-/// The owner's name goes last: as long as something is left, it is known to be an agent's.
+/// The owner's name goes last: as long as something is left, it is known to be an agent's. Another process may be
+/// doing the same: servers that share a directory sweep what a dead one's containers left.
 fn remove(workdir: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(workdir)? {
+    let entries = match std::fs::read_dir(workdir) {
+        Ok(entries) => entries,
+        Err(error) => return unless_gone(Err(error)),
+    };
+    for entry in entries {
         let entry = entry?;
         if entry.file_name() == OWNER_FILE {
             continue;
         }
-        if entry.file_type()?.is_dir() {
-            std::fs::remove_dir_all(entry.path())?;
+        unless_gone(if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            std::fs::remove_dir_all(entry.path())
         } else {
-            std::fs::remove_file(entry.path())?;
-        }
+            std::fs::remove_file(entry.path())
+        })?;
     }
-    std::fs::remove_file(workdir.join(OWNER_FILE))?;
-    std::fs::remove_dir(workdir)
+    unless_gone(std::fs::remove_file(workdir.join(OWNER_FILE)))?;
+    unless_gone(std::fs::remove_dir(workdir))
+}
+
+fn unless_gone(done: io::Result<()>) -> io::Result<()> {
+    done.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
 struct Owner {
@@ -210,6 +219,21 @@ mod tests {
         for alive in [&mut outside, &mut neighbour] {
             assert!(alive.try_wait().expect("asked").is_none());
             alive.kill().and_then(|()| alive.wait()).expect("killed");
+        }
+    }
+
+    #[test]
+    fn several_who_sweep_the_same_do_not_wait_for_each_other() {
+        let dir = workdir();
+        for _ in 0..10 {
+            occupy(&dir).expect("occupied");
+            for name in 0..50 {
+                std::fs::create_dir_all(dir.join(format!("b-{name}/profile"))).expect("made");
+            }
+            let began = Instant::now();
+            std::thread::scope(|scope| drop([(); 4].map(|()| scope.spawn(|| sweep(&dir)))));
+            assert!(began.elapsed() < DEATH_DEADLINE / 2, "one of them took {:?}", began.elapsed());
+            assert!(!dir.exists());
         }
     }
 

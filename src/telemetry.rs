@@ -4,13 +4,14 @@ use std::io::IsTerminal as _;
 use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
-use axum::extract::{MatchedPath, Request};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::FutureExt as _;
 use tracing_subscriber::EnvFilter;
 
+use crate::app::App;
 use crate::causes::Causes;
 use crate::error::ApiError;
 use crate::ids::SessionId;
@@ -35,6 +36,14 @@ pub fn init(json: bool, filter: Option<&str>) {
     drop(initialized);
 }
 
+/// A line that is meant for a program, as it is, beside those of the log.
+#[cfg(feature = "lambda")]
+pub fn tell(line: &serde_json::Value) {
+    use std::io::Write as _;
+    // Where nobody reads it, nobody misses it.
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
 /// Gives the request an id, writes its access line, and gives a refusal its body.
 pub async fn observe(request: Request, next: Next) -> Response {
     let started = Instant::now();
@@ -45,9 +54,7 @@ pub async fn observe(request: Request, next: Next) -> Response {
         .filter(|id| (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic()))
         .map_or_else(|| SessionId::random().as_str().replacen("ses_", "req_", 1), str::to_owned);
     let method = request.method().clone();
-    // The route's pattern, never the path or query: those hold ids and tokens.
-    let route =
-        request.extensions().get::<MatchedPath>().map_or_else(|| "-".to_owned(), |path| path.as_str().to_owned());
+    let route = route_of(&request);
 
     // A bug in one request is that request's failure.
     let mut response = AssertUnwindSafe(next.run(request))
@@ -75,6 +82,21 @@ pub async fn observe(request: Request, next: Next) -> Response {
     if let Ok(id) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
+    response
+}
+
+/// The route's pattern, never the path or query: those hold ids and tokens.
+fn route_of(request: &Request) -> String {
+    request.extensions().get::<MatchedPath>().map_or_else(|| "-".to_owned(), |path| path.as_str().to_owned())
+}
+
+/// Counts the request. The refusal still has no body here, and says what it is.
+pub async fn count(State(app): State<App>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let (method, route) = (request.method().clone(), route_of(&request));
+    let response = next.run(request).await;
+    let code = response.extensions().get::<ApiError>().map(|error| error.code);
+    app.metrics.request(method.as_str(), &route, response.status().as_u16(), code, started.elapsed());
     response
 }
 

@@ -13,7 +13,7 @@ use crate::clock::now_ms;
 use crate::config::TICK;
 use crate::ids::ContainerId;
 use crate::store::StoreError;
-use crate::{lifecycle, scaling};
+use crate::{lifecycle, metrics, scaling, telemetry};
 
 /// What is left of an invocation's time for its end.
 const MARGIN_MS: u64 = 3_000;
@@ -38,9 +38,17 @@ struct Event {
     detail: Value,
 }
 
-/// Acts on an event, and says what was done. `deadline_ms` is when the invocation is cut off, in milliseconds
-/// since the Unix epoch.
-pub async fn take_event(app: &App, body: &[u8], deadline_ms: u64) -> Result<Value, EventError> {
+/// What Lambda says of an invocation.
+#[derive(Debug, Default)]
+pub struct Invocation {
+    /// When it is cut off, in milliseconds since the Unix epoch.
+    pub deadline_ms: u64,
+    /// The function's name.
+    pub function: String,
+}
+
+/// Acts on an event, and says what was done.
+pub async fn take_event(app: &App, body: &[u8], invocation: &Invocation) -> Result<Value, EventError> {
     let Ok(event) = serde_json::from_slice::<Event>(body) else {
         // Not even its beginning: it may be a request that its adapter did not understand, with a key in it.
         tracing::error!(bytes = body.len(), "an event that nobody here understands");
@@ -48,8 +56,12 @@ pub async fn take_event(app: &App, body: &[u8], deadline_ms: u64) -> Result<Valu
     };
     match (event.source.as_str(), event.detail_type.as_str()) {
         // The rule of an event bus, and the scheduler that is a service of its own.
-        ("aws.events" | "aws.scheduler", "Scheduled Event") => Ok(look(app, deadline_ms).await),
-        ("aws.ecs", "ECS Task State Change") => task_changed(app, &event.detail).await,
+        ("aws.events" | "aws.scheduler", "Scheduled Event") => {
+            let done = look(app, invocation.deadline_ms).await;
+            tell_metrics(app, &invocation.function).await;
+            Ok(done)
+        }
+        ("aws.ecs", "ECS Task State Change") => task_changed(app, &event.detail, invocation.deadline_ms).await,
         (source, detail_type) => {
             tracing::error!(source, detail_type, "an event that nobody here understands");
             Err(EventError::Unknown)
@@ -88,23 +100,46 @@ async fn look(app: &App, deadline_ms: u64) -> Value {
     }
 }
 
-/// A task ended. If it was one of our containers, that is lost, at once and not when its heartbeat is missed.
-async fn task_changed(app: &App, detail: &Value) -> Result<Value, EventError> {
-    if detail["lastStatus"] != "STOPPED" {
-        return Ok(json!({ "ok": true, "ignored": "the task has not stopped" }));
+/// Once a minute, however many invocations there are.
+async fn tell_metrics(app: &App, function: &str) {
+    match app.store.show_fleet(now_ms()).await {
+        Ok((fleet, _)) => {
+            telemetry::tell(&metrics::embedded(&fleet, function, now_ms()));
+        }
+        Err(error) => tracing::warn!(error = %Causes(&error), "the fleet's metrics could not be told"),
+    }
+}
+
+/// A task ends, or has ended. If it is one of our containers it gets no more work from the moment on at which its end
+/// is certain (two minutes ahead, if Spot takes it back), and it is lost as soon as it has ended, not when its heartbeat
+/// is missed. Then the fleet is looked at: what it held may want another container, and the schedule is a minute away.
+async fn task_changed(app: &App, detail: &Value, deadline_ms: u64) -> Result<Value, EventError> {
+    let stopped = detail["lastStatus"] == "STOPPED";
+    if !stopped && detail["desiredStatus"] != "STOPPED" {
+        return Ok(json!({ "ok": true, "ignored": "the task goes on" }));
     }
     let Some(container) = container_of(detail) else {
         // Other tasks run in the cluster too, the proxies for one.
         return Ok(json!({ "ok": true, "ignored": "the task is none of our containers" }));
     };
-    tracing::info!(
-        container.id = %container, task.stop_code = detail["stopCode"].as_str(),
-        task.stopped_reason = detail["stoppedReason"].as_str(), "task stopped"
-    );
+    let why = reason(detail);
     // An error has the event delivered again: a container whose loss could not be written down is still held
     // to run its sessions.
-    lifecycle::lose_container(app, &container, detail["taskArn"].as_str(), None).await?;
-    Ok(json!({ "ok": true, "containerId": container }))
+    let changed = if stopped {
+        tracing::info!(container.id = %container, task.stopped_reason = why, "task stopped");
+        lifecycle::lose_container(app, &container, &why, detail["taskArn"].as_str(), None).await?
+    } else {
+        lifecycle::drain(app, &container, &why).await?
+    };
+    let look = if changed { look(app, deadline_ms).await } else { Value::Null };
+    Ok(json!({ "ok": true, "containerId": container, "look": look }))
+}
+
+/// Why ECS ends a task, in its own words.
+fn reason(detail: &Value) -> String {
+    let texts = [&detail["stopCode"], &detail["stoppedReason"]];
+    let known: Vec<&str> = texts.into_iter().filter_map(Value::as_str).collect();
+    if known.is_empty() { "ECS stopped its task".to_owned() } else { known.join(": ") }
 }
 
 /// What the task was told to be, by the variable that every container is started with.

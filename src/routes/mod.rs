@@ -6,7 +6,10 @@ mod claim;
 mod connections;
 #[cfg(feature = "lambda")]
 pub mod events;
+mod fleet;
 mod health;
+#[cfg(feature = "native")]
+mod metrics;
 mod sessions;
 
 pub use body::SessionPath;
@@ -32,12 +35,15 @@ pub fn router(app: App) -> Router {
         .route("/sessions/{id}/ready", post(claim::report_ready))
         .route("/sessions/{id}/ended", post(claim::report_ended))
         .route("/connections/{connection_id}/messages", post(connections::deliver_messages))
+        // Operators, by an API key of theirs.
+        .route("/fleet", get(fleet::show_fleet))
         // Anyone.
         .route("/health", get(health::health))
         .route("/ready", get(health::ready));
-    // Clients, by the session's token.
+    // Clients, by the session's token; and what a process has counted, where it lives long enough to be asked.
     #[cfg(feature = "native")]
     let router = router
+        .route("/metrics", get(metrics::show_metrics))
         .route("/cdp", get(proxy::connect_by_query))
         .route("/sessions/{id}/ws", get(proxy::connect_by_path))
         .route("/sessions/{id}/json/version", get(proxy::discover))
@@ -47,6 +53,7 @@ pub fn router(app: App) -> Router {
         .method_not_allowed_fallback(async || {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this route does not take that method")
         })
+        .layer(middleware::from_fn_with_state(app.clone(), telemetry::count))
         .layer(middleware::from_fn(telemetry::observe))
         .with_state(app)
 }

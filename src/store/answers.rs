@@ -1,5 +1,7 @@
 //! What the store's moves are given, and what they answer: a refusal is a value here like any other.
 
+use std::time::Duration;
+
 use crate::ids::{ContainerId, SessionId, UserId};
 use crate::protocol::WaitingConnection;
 use crate::session::{Drained, EndReason, Session};
@@ -64,8 +66,20 @@ pub struct Claimed {
     pub sessions: Vec<(Session, u64)>,
     pub end: Vec<SessionId>,
     pub drain: bool,
+    pub turn: Turn,
     /// Nobody waits for this answer any more.
     pub superseded: bool,
+}
+
+/// How soon a waiting claim should look again by itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Turn {
+    /// The next session will be its container's, as it is the fullest that has room.
+    Next,
+    /// There is a session that is left to a fuller container, for a moment.
+    Yields,
+    #[default]
+    Waits,
 }
 
 /// One of the looks that a claim takes while it waits.
@@ -75,6 +89,8 @@ pub struct Look<'a> {
     pub claim: &'a str,
     /// Whether it is not the first.
     pub again: bool,
+    /// For how long a session is left to a fuller container.
+    pub yield_for: Duration,
 }
 
 #[derive(Debug)]
@@ -136,6 +152,8 @@ pub enum Routed {
 pub enum Ended {
     Now(Session),
     Already(Session),
+    /// Its container is being stopped, and another will serve it.
+    Requeued,
     Unknown,
 }
 

@@ -1,9 +1,10 @@
 -- A container's heartbeat: registers it, settles which sessions it holds, and hands it those whose turn it is
 -- while it has room.
 -- ARGV: now, container, address?, max, current, reported? (ids the container holds), phase, launched,
---   task_arn?, claim (this one's name), again (true: it has looked before, and waits), start_wait, max_containers,
---   queue_wait, max_leases, retention
--- Replies: claimed, drain (0 or 1), [id to end..], [session..], sessions still waiting
+--   task_arn?, claim (this one's name), again (true: it has looked before, and waits), yield_for (how long a session is
+--   left to a fuller container), start_wait, max_containers, queue_wait, max_leases, retention
+-- Replies: claimed, drain (0 or 1), [id to end..], [session..], next (it is the one to look soon), yields (look again
+--            when `yield_for` is over) or waits
 --          surplus, [id to end..]     started by us, given up meanwhile, and one too many
 --          gone                       answer to phase `leaving`
 --          superseded                 the container has asked anew since, has left or was given up: whoever waits
@@ -63,6 +64,15 @@ lose_sessions(to_lose, a.now, a.queue_wait, a.max_leases, a.retention)
 
 local room = a.max - math.max(redis.call('SCARD', held), a.current + #handed)
 if draining then room = 0 end
+local turn = 'waits'
+if room > 0 and a.yield_for > 0 then
+  local fullest = redis.call('ZRANGE', OPEN, -1, -1, 'WITHSCORES')
+  local head = redis.call('ZRANGE', ORDER, 0, 0)[1]
+  local fuller = fullest[1] and fullest[1] ~= a.container and tonumber(fullest[2]) > redis.call('SCARD', held)
+  if head and fuller and a.now - number(redis.call('HGET', session_key(head), 'createdAt')) < a.yield_for then
+    room, turn = 0, 'yields'
+  end
+end
 local taken = 0
 while taken < room do
   local id = next_in_queue()
@@ -77,13 +87,14 @@ while taken < room do
   table.insert(handed, session(id))
   taken = taken + 1
 end
-local waiting = redis.call('ZCARD', ORDER)
+note_room(a.container)
+if turn == 'waits' and redis.call('ZRANGE', OPEN, -1, -1)[1] == a.container then turn = 'next' end
 if taken > 0 then
   trim_queue(2 * taken)
   note_drained(taken, a.now)
   redis.call('HINCRBY', key, 'activeSessions', taken)
   redis.call('HINCRBY', FLEET, 'used', taken)
   -- The next container may have room for the rest.
-  if waiting > 0 then publish('pending') end
+  if redis.call('ZCARD', ORDER) > 0 then publish('pending') end
 end
-return { 'claimed', draining and 1 or 0, to_end, handed, waiting }
+return { 'claimed', draining and 1 or 0, to_end, handed, turn }

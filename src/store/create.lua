@@ -42,7 +42,7 @@ if idempotency then
 end
 
 local reserved = ''
-if containers_short(a.policy) > 0 then
+if containers_short(a.policy, a.now) > 0 then
   redis.call('ZADD', STARTING, a.now + a.start_wait, a.container)
   reserved = a.container
 end

@@ -1,7 +1,8 @@
 -- Ends a session, at its owner's word or at that of the container that holds it.
--- ARGV: now, id, reason, retention, and either user or container and lease
+-- ARGV: now, id, reason, retention, and either user, or container, lease, queue_wait
 -- Replies: ended, session (with nothing kept: as it was before) | already, session | unknown
 --   (a container that does not hold it, or a user who does not own it, learns nothing else)
+--          requeued   its container is being stopped, and nobody has reached it yet
 -- Atomic, or: a release and a crash report at once would free the same slot twice.
 local key = session_key(a.id)
 local fields = redis.call('HMGET', key, 'status', 'userId', 'containerId', 'lease')
@@ -10,6 +11,14 @@ if given(a.user) and fields[2] ~= a.user then return { 'unknown' } end
 if given(a.container) and (fields[3] ~= a.container or number(fields[4]) ~= a.lease) then return { 'unknown' } end
 if fields[1] == 'ended' then return { 'already', session(a.id) } end
 local before = session(a.id)
-end_session(a.id, a.now, a.reason, a.retention)
+-- One that is stopped in order takes its browsers along like one that dies, but no session has brought it down.
+if given(a.container) and a.reason == 'container_lost' then
+  if lose_session(a.id, a.now, a.queue_wait, math.huge, a.retention) == 'requeued' then
+    publish('pending')
+    return { 'requeued' }
+  end
+else
+  end_session(a.id, a.now, a.reason, a.retention)
+end
 if redis.call('EXISTS', key) == 1 then before = session(a.id) end
 return { 'ended', before }

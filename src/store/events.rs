@@ -4,15 +4,26 @@
 //! A message can be lost (the connection to Redis breaks). So nothing correct rests on one: after a gap
 //! everybody is woken to look again, and who waits for work looks again by itself.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use fred::interfaces::{ClientLike, EventInterface};
-use tokio::sync::{Notify, broadcast, watch};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use super::{Store, StoreError};
+use super::StoreError;
+use super::connection::Subscriber;
 use crate::ids::{ContainerId, SessionId};
 use crate::session::EndReason;
+
+/// How long the connection rests after it has given up, which it does only where trying again looks useless.
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+
+/// How often it is made sure that there would be something to hear.
+const PROBE: Duration = Duration::from_secs(5);
 
 /// What happened to a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,16 +48,64 @@ pub struct Events(Arc<Rooms>);
 
 #[derive(Debug, Default)]
 struct Rooms {
-    work: Notify,
+    work: Mutex<WorkRoom>,
     sessions: Mutex<HashMap<SessionId, watch::Sender<SessionEvent>>>,
     containers: Mutex<HashMap<ContainerId, (Arc<Notify>, usize)>>,
 }
 
+/// The claims that wait for work, by how many sessions their containers hold and then by who came first.
+#[derive(Debug, Default)]
+struct WorkRoom {
+    seats: BTreeMap<SeatKey, Arc<Notify>>,
+    seated: u64,
+    /// There was work when nobody waited for it.
+    early: bool,
+}
+
+type SeatKey = (u32, Reverse<u64>);
+
+/// A waiting claim's place. Whoever was woken and leaves without having noticed passes it on.
+struct Seat {
+    events: Events,
+    key: SeatKey,
+    noticed: bool,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let was_woken = self.events.0.work.lock().expect("not poisoned").seats.remove(&self.key).is_none();
+        if was_woken && !self.noticed {
+            self.events.wake_for_work();
+        }
+    }
+}
+
 impl Events {
     /// Waits until a session may have entered the queue. Wakes one waiter, not all of them: who finds more
-    /// work than it can take has the next one woken.
-    pub async fn work(&self) {
-        self.0.work.notified().await;
+    /// work than it can take has the next one woken. The one whose container holds most comes first, so that the others
+    /// become idle when there is less to do.
+    pub async fn work(&self, held: u32) {
+        let notify = Arc::new(Notify::new());
+        let mut seat = {
+            let mut room = self.0.work.lock().expect("not poisoned");
+            if std::mem::take(&mut room.early) {
+                return;
+            }
+            let key = (held, Reverse(room.seated));
+            room.seated += 1;
+            room.seats.insert(key, notify.clone());
+            Seat { events: self.clone(), key, noticed: false }
+        };
+        notify.notified().await;
+        seat.noticed = true;
+    }
+
+    fn wake_for_work(&self) {
+        let mut room = self.0.work.lock().expect("not poisoned");
+        match room.seats.pop_last() {
+            Some((_, notify)) => notify.notify_one(),
+            None => room.early = true,
+        }
     }
 
     pub fn session(&self, id: &SessionId) -> SessionWatch {
@@ -64,7 +123,7 @@ impl Events {
 
     fn tell(&self, message: Message) {
         match message {
-            Message::Pending => self.0.work.notify_one(),
+            Message::Pending => self.wake_for_work(),
             Message::Drain(container) => self.wake_container(&container),
             Message::Session(id, event, container) => {
                 if let Some(sender) = self.0.sessions.lock().expect("not poisoned").get(&id) {
@@ -91,14 +150,19 @@ impl Events {
         for (notify, _) in self.0.containers.lock().expect("not poisoned").values() {
             notify.notify_one();
         }
-        self.0.work.notify_one();
+        self.wake_for_work();
     }
 
     /// Passes on what Redis tells, for as long as the process lives.
     pub async fn follow(self, endpoint: String, prefix: String) -> Result<(), StoreError> {
-        let subscriber = Store::subscribe(&endpoint, &prefix).await?;
-        let mut messages = subscriber.message_rx();
-        let mut reconnects = subscriber.reconnect_rx();
+        let subscriber = Subscriber::new(&endpoint, &prefix)?;
+        let client = subscriber.client();
+        let mut messages = client.message_rx();
+        let mut reconnects = client.reconnect_rx();
+        let mut changes = client.cluster_change_rx();
+        let mut connection = client.connect();
+        let mut probe = interval_at(Instant::now() + PROBE, PROBE);
+        probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 message = messages.recv() => match message {
@@ -106,24 +170,31 @@ impl Events {
                         Some(Some(message)) => self.tell(message),
                         _ => tracing::warn!("an event that nobody here understands: is another version running?"),
                     },
-                    Err(broadcast::error::RecvError::Lagged(missed)) => {
+                    Err(RecvError::Lagged(missed)) => {
                         tracing::warn!(missed, "events came faster than they could be passed on");
                         self.look_again();
                     }
-                    Err(broadcast::error::RecvError::Closed) => break,
+                    Err(RecvError::Closed) => break,
                 },
-                reconnected = reconnects.recv() => match reconnected {
-                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {
-                        // First the ears, then the look: what happens in between would be missed.
-                        Store::subscribe_again(&subscriber).await;
-                        self.look_again();
-                    }
-                    Err(broadcast::error::RecvError::Closed) => break,
-                },
+                // The first connection is one of them.
+                Ok(_) | Err(RecvError::Lagged(_)) = reconnects.recv() => self.listen(&subscriber).await,
+                // A cluster's node that leaves it takes the subscription along, and none need come in its place.
+                Ok(_) | Err(RecvError::Lagged(_)) = changes.recv() => self.listen(&subscriber).await,
+                _ = &mut connection => {
+                    tokio::time::sleep(RECONNECT_PAUSE).await;
+                    connection = client.connect();
+                }
+                _ = probe.tick() => subscriber.probe().await,
             }
         }
-        let _ = subscriber.quit().await;
+        let _ = client.quit().await;
         Ok(())
+    }
+
+    /// First the ears, then the look: what happens in between would be missed.
+    async fn listen(&self, subscriber: &Subscriber) {
+        subscriber.subscribe().await;
+        self.look_again();
     }
 }
 
@@ -226,6 +297,41 @@ mod tests {
         for text in ["", "ready", "ready x", "ended ses_1", "ended ses_1 bored -", "pending now", "hello ses_1"] {
             assert_eq!(read(text), None, "{text:?}");
         }
+    }
+
+    /// Polls once, and says whether it is done.
+    fn poll(future: &mut std::pin::Pin<Box<impl Future<Output = ()>>>) -> bool {
+        use futures_util::FutureExt as _;
+        future.as_mut().now_or_never().is_some()
+    }
+
+    #[tokio::test]
+    async fn the_fullest_is_woken_first_then_who_came_first_and_nobody_twice() {
+        let events = Events::default();
+        let mut waiting: Vec<_> = [0, 3, 7, 3].into_iter().map(|held| Box::pin(events.work(held))).collect();
+        assert!(waiting.iter_mut().all(|work| !poll(work)));
+        let mut order = Vec::new();
+        for _ in 0..4 {
+            events.tell(Message::Pending);
+            let woken = (0..4).find(|at| !order.contains(at) && poll(&mut waiting[*at]));
+            order.extend(woken);
+        }
+        assert_eq!(order, [2, 1, 3, 0]);
+    }
+
+    #[tokio::test]
+    async fn work_that_came_early_is_not_missed_and_who_leaves_passes_it_on() {
+        let events = Events::default();
+        events.tell(Message::Pending);
+        assert!(poll(&mut Box::pin(events.work(0))), "it was there before");
+        let (mut first, mut second) = (Box::pin(events.work(5)), Box::pin(events.work(1)));
+        assert!(!poll(&mut first) && !poll(&mut second));
+        events.tell(Message::Pending);
+        // The claim has ended otherwise before it noticed.
+        drop(first);
+        assert!(poll(&mut second));
+        assert!(!poll(&mut Box::pin(events.work(0))), "once is enough");
+        assert!(events.0.work.lock().expect("not poisoned").seats.is_empty(), "nobody is left");
     }
 
     #[tokio::test]

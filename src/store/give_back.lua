@@ -1,5 +1,8 @@
 -- Gives back the reservation of a container that will not come.
--- ARGV: container
+-- ARGV: now, container, why? (it should have come: what is known of why it did not)
 -- Replies: given_back | already (it has come, or was given back before)
--- Atomic, being one command; it is a script so that all moves are told in one way.
-return { redis.call('ZREM', STARTING, a.container) == 1 and 'given_back' or 'already' }
+-- Atomic, or: a start that failed is noted, and its reservation keeps others from being started; or the next one
+--   follows at once, as nothing is noted yet.
+if redis.call('ZREM', STARTING, a.container) == 0 then return { 'already' } end
+if given(a.why) then note_failed_start(a.why, a.now) end
+return { 'given_back' }

@@ -19,6 +19,7 @@ if not fields[5] then
   redis.call('HSET', key, 'ready', '1', 'cdpSecret', a.secret, 'version', a.version)
   local wanted = fields[4] == '0' and #waiting == 0
   wait_for(a.id, wanted and a.now + a.connect_wait or nil, 'never_connected')
+  note_good_start(a.container)
   publish('ready ' .. a.id)
 end
 return { 'ready', a.now - number(fields[6]), waiting }

@@ -8,6 +8,7 @@ use fred::types::Value as RedisValue;
 use serde_json::{Map, Value};
 
 use super::{Route, StoreError};
+use crate::container::{Container, FailedStarts, FleetSnapshot, Queue};
 use crate::session::{Drained, Session};
 
 /// What the store keeps about a session and the API does not show as it is.
@@ -96,6 +97,42 @@ impl Reply {
         Ok(Fields(fields))
     }
 
+    /// All that is left, as JSON texts.
+    pub fn objects(mut self) -> Result<Vec<Value>, StoreError> {
+        let mut objects = Vec::with_capacity(self.0.len());
+        while !self.is_empty() {
+            let text = self.text()?;
+            objects.push(serde_json::from_str(&text).map_err(|error| StoreError::Unexpected(error.to_string()))?);
+        }
+        Ok(objects)
+    }
+
+    /// All that is known of the fleet.
+    pub fn fleet(&mut self) -> Result<FleetSnapshot, StoreError> {
+        let (watched_since_ms, slots, used) = (self.number()?, self.number()?, self.number()?);
+        let mut containers = Vec::new();
+        let mut list = self.list()?;
+        while !list.is_empty() {
+            containers.push(list.list()?.fields()?.container()?);
+        }
+        let (starting, servers) = (self.list()?.pairs("reservation")?, self.list()?.pairs("server")?);
+        let mut failed = self.list()?;
+        let failed_starts = FailedStarts {
+            attempts: failed.number()?,
+            hold_until_ms: failed.number()?,
+            last_at_ms: failed.number()?,
+            last_why: failed.text()?,
+        };
+        let mut queue = self.list()?;
+        let queue = Queue {
+            length: queue.number()?,
+            users: queue.number()?,
+            since_ms: Some(queue.number()?).filter(|ms| *ms > 0),
+            drained: queue.drained()?,
+        };
+        Ok(FleetSnapshot { watched_since_ms, queue, slots, used, containers, starting, servers, failed_starts })
+    }
+
     /// Session, address and secret, or `None` where the address is empty.
     pub fn route(&mut self) -> Result<Option<Route>, StoreError> {
         let (session, address, secret) = (self.text()?, self.text()?, self.text()?);
@@ -156,6 +193,20 @@ impl Fields {
 
     pub fn parse<T: FromStr<Err: Display>>(&self, name: &str) -> Result<T, StoreError> {
         parse(name, self.text(name)?)
+    }
+
+    fn container(&self) -> Result<Container, StoreError> {
+        Ok(Container {
+            id: self.parse("containerId")?,
+            active_sessions: self.parse("activeSessions")?,
+            max_sessions: self.parse("maxSessions")?,
+            last_heartbeat_ms: self.parse("lastHeartbeat")?,
+            idle_since_ms: self.parse("idleSince")?,
+            started_at_ms: self.parse("startedAt")?,
+            draining: self.text("draining")? == "1",
+            launched: self.text("launched")? == "1",
+            task_arn: self.0.get("taskArn").cloned(),
+        })
     }
 
     fn optional<T: FromStr<Err: Display>>(&self, name: &str) -> Result<Option<T>, StoreError> {

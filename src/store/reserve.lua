@@ -3,7 +3,7 @@
 -- Replies: reserved, [id..]
 -- Atomic, or: two plans made from the same look would both start what one of them must.
 local reserved = {}
-local short = containers_short(a.policy)
+local short = containers_short(a.policy, a.now)
 for _, id in ipairs(a.containers) do
   if #reserved >= short then break end
   redis.call('ZADD', STARTING, a.now + a.start_wait, id)

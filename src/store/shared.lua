@@ -14,7 +14,8 @@ local PENDING, ORDER = P .. 'pending-sessions', P .. 'pending-order'
 local TURNS, WAITING = P .. 'pending-turns', P .. 'pending-users'
 local DEADLINES, RETENTION = P .. 'session-deadlines', P .. 'session-retention'
 local CONTAINERS, STARTING, FLEET = P .. 'containers', P .. 'containers-starting', P .. 'fleet'
-local SERVERS, CLOSING = P .. 'servers', P .. 'connections-closing'
+local OPEN = P .. 'containers-open'
+local SERVERS, CLOSING, DECISIONS = P .. 'servers', P .. 'connections-closing', P .. 'fleet-decisions'
 
 local function session_key(id) return P .. 'session:' .. id end
 local function connections_key(id) return P .. 'session:' .. id .. ':connections' end
@@ -145,6 +146,18 @@ local function forget_connection(session_id, connection)
   return redis.call('SREM', connections_key(session_id), connection) == 1
 end
 
+-- The containers that take work and have room for it, by how many sessions they hold. The fullest is served first:
+-- what is spread over all of them would keep each of them from ever being idle.
+local function note_room(id)
+  local fields = redis.call('HMGET', container_key(id), 'draining', 'maxSessions')
+  local count = redis.call('SCARD', held_key(id))
+  if fields[1] == '0' and count < number(fields[2]) then
+    redis.call('ZADD', OPEN, count, id)
+  else
+    redis.call('ZREM', OPEN, id)
+  end
+end
+
 -- Frees the slot the session holds. `fleet` counts the slots of containers that take work.
 local function leave_container(id, container, now)
   redis.call('SREM', held_key(container), id)
@@ -152,6 +165,7 @@ local function leave_container(id, container, now)
   redis.call('HINCRBY', key, 'activeSessions', -1)
   if redis.call('SCARD', held_key(container)) == 0 then redis.call('HSET', key, 'idleSince', now) end
   if redis.call('HGET', key, 'draining') == '0' then redis.call('HINCRBY', FLEET, 'used', -1) end
+  note_room(container)
 end
 
 local function end_session(id, now, reason, retention)
@@ -230,6 +244,7 @@ local function forget_container(id, now, queue_wait, max_leases, retention)
   end
   redis.call('DEL', key, held_key(id))
   redis.call('ZREM', CONTAINERS, id)
+  redis.call('ZREM', OPEN, id)
   redis.call('ZREM', STARTING, id)
   if redis.call('ZCARD', ORDER) > 0 then publish('pending') end
   return outcomes
@@ -238,14 +253,44 @@ end
 local function start_draining(id)
   local key = container_key(id)
   redis.call('HSET', key, 'draining', '1')
+  redis.call('ZREM', OPEN, id)
   redis.call('HINCRBY', FLEET, 'slots', 0 - number(redis.call('HGET', key, 'maxSessions')))
   -- Not `-x`: Lua has a negative zero, and Redis takes it for no integer.
   redis.call('HINCRBY', FLEET, 'used', 0 - redis.call('SCARD', held_key(id)))
 end
 
+-- A container that was to come and did not, or came and was gone before it was of any use. What makes one fail makes
+-- the next one fail, too, most of the time: the first comes at once, and then each failed attempt makes the pause
+-- before the next longer. All that fails within one pause was one attempt.
+local FIRST_PAUSE, LONGEST_PAUSE, FORGET_FAILURES = 1000, 30000, 600000
+-- One that was of no use for longer than this was of use: it stood by.
+local YOUNG = 60000
+
+local function note_failed_start(why, now)
+  local fields = redis.call('HMGET', FLEET, 'failedStarts', 'holdUntil')
+  local failed, hold_until = number(fields[1]), number(fields[2])
+  if now >= hold_until then
+    failed = now - hold_until > FORGET_FAILURES and 1 or failed + 1
+    hold_until = now + math.min(FIRST_PAUSE * 2 ^ (failed - 1), LONGEST_PAUSE)
+  end
+  redis.call('HSET', FLEET, 'failedStarts', failed, 'holdUntil', hold_until, 'failedAt', now, 'failedWhy', why)
+end
+
+-- A container has shown that it is of use.
+local function note_good_start(container)
+  local key = container_key(container)
+  if redis.call('HSETNX', key, 'proved', '1') == 0 then return end
+  local failed_at = redis.call('HGET', FLEET, 'failedAt')
+  if failed_at and number(redis.call('HGET', key, 'startedAt')) >= number(failed_at) then
+    redis.call('HDEL', FLEET, 'failedStarts', 'holdUntil', 'failedAt', 'failedWhy')
+  end
+end
+
 -- How many containers are to be started now: enough slots for all who wait and for `warm_slots` more,
--- at least `min_containers`, never more than `max_containers`. src/scaling.rs has the same sum.
-local function containers_short(policy)
+-- at least `min_containers`, never more than `max_containers`; none while starts fail and the pause is not over.
+-- src/scaling.rs has the same sum.
+local function containers_short(policy, now)
+  if now < number(redis.call('HGET', FLEET, 'holdUntil')) then return 0 end
   local per = policy.sessions_per_container
   local starting, running = redis.call('ZCARD', STARTING), redis.call('ZCARD', CONTAINERS)
   local fleet = redis.call('HMGET', FLEET, 'slots', 'used')

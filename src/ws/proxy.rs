@@ -91,6 +91,14 @@ impl Entered {
     fn refused(mut self) {
         self.refused = true;
     }
+
+    /// It has reached the browser, and stays for as long as this lives.
+    fn carried(self) -> Self {
+        let mut carried = self.app.carried.lock().expect("not poisoned");
+        carried.insert(self.connection.clone(), self.session.clone());
+        drop(carried);
+        self
+    }
 }
 
 impl Drop for Entered {
@@ -99,6 +107,7 @@ impl Drop for Entered {
             return;
         }
         let (app, session, connection) = (self.app.clone(), self.session.clone(), self.connection.clone());
+        app.carried.lock().expect("not poisoned").remove(&connection);
         self.app.sockets.spawn(async move {
             // Until it is done: a connection left behind would keep its session alive to the end of its time.
             while let Err(error) = lifecycle::disconnect(&app, &connection, Some(&session)).await {
@@ -146,6 +155,7 @@ async fn connect(app: &App, id: SessionId, mut request: Request) -> Result<Respo
         // A container that was killed is found lost by its silence, by the next look that is taken.
         let reason_wait = Duration::from_millis(app.policy.lost_after_ms) + TICK * 3;
         let options = SpliceOptions { reason_wait, ..SpliceOptions::default() };
+        let _open = app.metrics.connection();
         let report = splice(client, browser, options, close).await;
         tracing::info!(
             session.id = %id, connection.id = %entered.connection, bytes.to_client = report.bytes_to_client,
@@ -171,7 +181,7 @@ async fn reach(app: &App, id: &SessionId, watch: &mut SessionWatch) -> Result<(L
                 match dialled {
                     Ok(browser) => {
                         if reached || app.store.reach(id, &entered.connection, now_ms()).await? {
-                            return Ok((browser, entered, expires_at_ms));
+                            return Ok((browser, entered.carried(), expires_at_ms));
                         }
                     }
                     // The container is about to be found lost, and the session to end or to be requeued.

@@ -40,32 +40,38 @@ fn pairs(value: Value) -> Vec<(String, String)> {
 
 impl Contents {
     pub async fn read(redis: &RedisClient) -> Self {
+        Self::read_below(redis, "").await
+    }
+
+    /// What one control plane of several has there, by its keys without their prefix.
+    pub async fn read_below(redis: &RedisClient, prefix: &str) -> Self {
         let mut contents = Self::default();
-        for key in texts(redis_command(redis, &["KEYS", "*"]).await) {
-            match redis_command(redis, &["TYPE", &key]).await.into_string().expect("a type").as_str() {
+        for whole in texts(redis_command(redis, &["KEYS", "*"]).await) {
+            let Some(key) = whole.strip_prefix(prefix).map(str::to_owned) else { continue };
+            match redis_command(redis, &["TYPE", &whole]).await.into_string().expect("a type").as_str() {
                 "hash" => {
-                    let hash = pairs(redis_command(redis, &["HGETALL", &key]).await).into_iter().collect();
+                    let hash = pairs(redis_command(redis, &["HGETALL", &whole]).await).into_iter().collect();
                     contents.hashes.insert(key, hash);
                 }
                 "set" => {
-                    let members = texts(redis_command(redis, &["SMEMBERS", &key]).await).into_iter().collect();
+                    let members = texts(redis_command(redis, &["SMEMBERS", &whole]).await).into_iter().collect();
                     contents.sets.insert(key, members);
                 }
                 "zset" => {
-                    let members = pairs(redis_command(redis, &["ZRANGE", &key, "0", "-1", "WITHSCORES"]).await);
+                    let members = pairs(redis_command(redis, &["ZRANGE", &whole, "0", "-1", "WITHSCORES"]).await);
                     let members =
                         members.into_iter().map(|(member, score)| (member, score.parse().expect("a score"))).collect();
                     contents.sorted.insert(key, members);
                 }
                 "list" => {
-                    contents.lists.insert(key.clone(), texts(redis_command(redis, &["LRANGE", &key, "0", "-1"]).await));
+                    contents.lists.insert(key, texts(redis_command(redis, &["LRANGE", &whole, "0", "-1"]).await));
                 }
                 "string" => {
                     contents.texts.insert(key);
                 }
                 // It expired between the two questions.
                 "none" => {}
-                other => panic!("{key} is a {other}"),
+                other => panic!("{whole} is a {other}"),
             }
         }
         contents
@@ -128,6 +134,7 @@ impl Contents {
         assert_eq!(of_users(":sessions"), sessions.keys().cloned().collect(), "the users' sessions");
 
         let (mut slots, mut used) = (0, 0);
+        let mut open = BTreeMap::new();
         let mut held_by_any = BTreeSet::new();
         for id in self.members("containers") {
             let hash = &self.hashes[&format!("container:{id}")];
@@ -136,6 +143,9 @@ impl Contents {
             if hash["draining"] == "0" {
                 slots += hash["maxSessions"].parse::<i64>().expect("a number");
                 used += i64::try_from(held.len()).expect("few");
+                if held.len() < hash["maxSessions"].parse().expect("a number") {
+                    open.insert(id.clone(), held.len());
+                }
             }
             for session in &held {
                 assert_eq!(sessions[session].get("containerId"), Some(&id), "{session} knows who holds it");
@@ -144,6 +154,14 @@ impl Contents {
             accounted.extend([format!("container:{id}"), format!("container:{id}:sessions")]);
         }
         assert_eq!(held_by_any, active, "every active session is held, and no other");
+        let noted: BTreeMap<String, usize> = self
+            .sorted
+            .get("containers-open")
+            .into_iter()
+            .flatten()
+            .map(|(id, held)| (id.clone(), *held as usize))
+            .collect();
+        assert_eq!(noted, open, "the containers with room, and how many sessions they hold");
         let fleet = self.hashes.get("fleet").cloned().unwrap_or_default();
         let count = |name: &str| fleet.get(name).map_or(0, |count| count.parse::<i64>().expect("a number"));
         assert_eq!((count("slots"), count("used")), (slots, used), "the fleet's slots and used slots");
@@ -183,8 +201,16 @@ impl Contents {
         let indexes = ["pending-sessions", "pending-order", "session-deadlines", "session-retention", "containers"];
         accounted.extend(indexes.map(str::to_owned));
         accounted.extend(
-            ["containers-starting", "servers", "connections-closing", "pending-turns", "pending-users"]
-                .map(str::to_owned),
+            [
+                "containers-starting",
+                "servers",
+                "connections-closing",
+                "pending-turns",
+                "pending-users",
+                "fleet-decisions",
+                "containers-open",
+            ]
+            .map(str::to_owned),
         );
         let all: BTreeSet<&String> = self
             .hashes

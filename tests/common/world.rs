@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader};
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -32,6 +33,7 @@ pub const SECRET: &str = "a secret of the tests, 32 bytes!";
 pub struct Redis {
     child: Child,
     pub dir: PathBuf,
+    args: Vec<String>,
 }
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -42,9 +44,15 @@ fn fresh(name: &str) -> String {
 
 impl Redis {
     pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// With arguments of its own, which come last.
+    pub fn with(args: &[&str]) -> Self {
         let dir = std::env::temp_dir().join(fresh("wallcrawler-test-redis"));
         std::fs::create_dir_all(&dir).expect("a directory for redis");
-        let mut redis = Self { child: spawn_redis(&dir), dir };
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let mut redis = Self { child: spawn_redis(&dir, &args), dir, args };
         redis.wait_until_ready();
         redis
     }
@@ -68,8 +76,16 @@ impl Redis {
 
     /// Starts it again, with what it had saved.
     pub fn restart(&mut self) {
-        self.child = spawn_redis(&self.dir);
+        self.child = spawn_redis(&self.dir, &self.args);
         self.wait_until_ready();
+    }
+
+    /// Starts it again as something else, and does not wait for it.
+    pub fn begin_again(&mut self, args: &[&str]) {
+        self.args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        self.child = spawn_redis(&self.dir, &self.args);
+        let mut stdout = self.child.stdout.take().expect("piped");
+        std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
     }
 
     pub fn signal(&self, signal: &str) {
@@ -93,11 +109,12 @@ impl Drop for Redis {
     }
 }
 
-fn spawn_redis(dir: &std::path::Path) -> Child {
+fn spawn_redis(dir: &std::path::Path, args: &[String]) -> Child {
     Command::new("redis-server")
         .args(["--port", "0", "--unixsocket", "redis.sock", "--save", "", "--dir", "."])
         // What was answered is on disk: a test may kill and restart it.
         .args(["--appendonly", "yes", "--appendfsync", "always"])
+        .args(args)
         .current_dir(dir)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -113,17 +130,35 @@ pub async fn redis_command(client: &RedisClient, words: &[&str]) -> fred::types:
     fred::interfaces::ClientLike::custom(client, command, args).await.expect("redis answers")
 }
 
-/// The application on a Redis of its own, without a port.
-pub struct World {
+/// The application, without a port.
+pub struct Plane {
     pub app: App,
     pub router: Router,
-    pub redis: Redis,
     follow: tokio::task::JoinHandle<()>,
 }
 
-impl Drop for World {
+impl Drop for Plane {
     fn drop(&mut self) {
         self.follow.abort();
+    }
+}
+
+/// The application on a Redis of its own.
+pub struct World {
+    plane: Plane,
+    pub redis: Redis,
+}
+
+impl Deref for World {
+    type Target = Plane;
+    fn deref(&self) -> &Plane {
+        &self.plane
+    }
+}
+
+impl DerefMut for World {
+    fn deref_mut(&mut self) -> &mut Plane {
+        &mut self.plane
     }
 }
 
@@ -137,8 +172,12 @@ pub struct Answer {
 
 /// The configuration of the tests, changed by `vars`.
 pub fn config(redis: &Redis, vars: &[(&str, &str)]) -> Config {
+    config_at(&redis.url(), vars)
+}
+
+pub fn config_at(redis: &str, vars: &[(&str, &str)]) -> Config {
     let mut all: HashMap<String, String> = [
-        ("REDIS_ENDPOINT", redis.url().as_str()),
+        ("REDIS_ENDPOINT", redis),
         ("API_KEYS", "key-one,key-two"),
         ("JWE_SECRET", SECRET),
         ("MAX_CONTAINERS", "0"),
@@ -175,20 +214,31 @@ impl World {
     }
 
     pub async fn with(redis: Redis, config: Config, fleet: Box<dyn Fleet>, secrets: SecretsManager) -> Self {
-        static LOG: OnceLock<()> = OnceLock::new();
-        LOG.get_or_init(|| wallcrawler::telemetry::init(false, Some("warn")));
-        let prefix = config.key_prefix.clone();
-        let endpoint = "http://127.0.0.1:1".to_owned();
-        let app = App::boot_with(config, &redis.url(), endpoint, fleet, None, secrets).await.expect("boots");
-        let (events, url) = (app.events.clone(), redis.url());
-        let follow = tokio::spawn(async move { events.follow(url, prefix).await.expect("events can be followed") });
+        let plane = Plane::with(&redis.url(), config, fleet, secrets).await;
         let asking = redis.client().await;
         eventually(Duration::from_secs(10), async || {
             let subscribers = redis_command(&asking, &["PUBSUB", "NUMSUB", "events"]).await.into_array();
             if subscribers[1].as_u64() == Some(1) { Ok(()) } else { Err(format!("{subscribers:?}")) }
         })
         .await;
-        Self { router: router(app.clone()), app, redis, follow }
+        Self { plane, redis }
+    }
+}
+
+impl Plane {
+    pub async fn on(redis: &str, config: Config, fleet: Box<dyn Fleet>) -> Self {
+        Self::with(redis, config, fleet, SecretsManager::default()).await
+    }
+
+    pub async fn with(redis: &str, config: Config, fleet: Box<dyn Fleet>, secrets: SecretsManager) -> Self {
+        static LOG: OnceLock<()> = OnceLock::new();
+        LOG.get_or_init(|| wallcrawler::telemetry::init(false, Some("warn")));
+        let prefix = config.key_prefix.clone();
+        let endpoint = "http://127.0.0.1:1".to_owned();
+        let app = App::boot_with(config, redis, endpoint, fleet, None, secrets).await.expect("boots");
+        let (events, url) = (app.events.clone(), redis.to_owned());
+        let follow = tokio::spawn(async move { events.follow(url, prefix).await.expect("events can be followed") });
+        Self { router: router(app.clone()), app, follow }
     }
 
     pub async fn send(&self, request: Request<Body>) -> Answer {
@@ -196,11 +246,11 @@ impl World {
     }
 
     pub fn client<'a>(&'a self, key: &'a str) -> Caller<'a> {
-        Caller { world: self, headers: vec![("x-api-key", key.to_owned())] }
+        Caller { plane: self, headers: vec![("x-api-key", key.to_owned())] }
     }
 
     pub fn container<'a>(&'a self, id: &str) -> Caller<'a> {
-        Caller { world: self, headers: vec![("authorization", format!("Bearer {}", container_token(id)))] }
+        Caller { plane: self, headers: vec![("authorization", format!("Bearer {}", container_token(id)))] }
     }
 }
 
@@ -219,7 +269,7 @@ pub async fn answer(response: axum::response::Response) -> Answer {
 
 /// Somebody who may ask for something.
 pub struct Caller<'a> {
-    world: &'a World,
+    plane: &'a Plane,
     headers: Vec<(&'static str, String)>,
 }
 
@@ -234,7 +284,7 @@ impl Caller<'_> {
         for (name, value) in &self.headers {
             request = request.header(*name, value);
         }
-        self.world.send(request.body(body.into()).expect("a request")).await
+        self.plane.send(request.body(body.into()).expect("a request")).await
     }
 
     pub async fn get(&self, path: &str) -> Answer {

@@ -57,6 +57,25 @@ async fn a_container_started_by_hand_serves_and_drains_when_it_is_asked_to_end()
     scene.finish().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_has_reached_yet_is_served_by_another_when_its_container_is_stopped() {
+    let mut scene = Scene::new(&[("MAX_CONTAINERS", "0")]).await;
+    let pid = scene.start_by_hand("ctr-first", &[]);
+    let (session, used) = (scene.create().await, scene.create().await);
+    scene.ready(&session).await;
+    let mut cdp = scene.connect(&used).await;
+    processes::signal(pid, Signal::TERM);
+    let (code, reason) = cdp.closed(PATIENCE).await;
+    assert!(code == 4003 && reason.starts_with("container_lost"), "{code} {reason}");
+    assert!(scene.by_hand_ended("ctr-first").await.success());
+    let now = scene.get(&session.id).await;
+    assert_eq!((now["status"].as_str(), now["queuePosition"].as_u64()), (Some("pending"), Some(1)), "{now}");
+    scene.start_by_hand("ctr-second", &[]);
+    let mut cdp = scene.connect(&session).await;
+    assert_eq!(cdp.evaluate("6 * 7").await, json!(42));
+    scene.finish().await;
+}
+
 /// With nothing to finish, nothing is waited for.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_container_ends_at_once_when_it_is_asked_to() {

@@ -5,9 +5,13 @@
 #[allow(dead_code)]
 mod audit;
 mod by_hand;
+#[path = "../common/cdp.rs"]
+#[allow(dead_code)]
 mod cdp;
 mod container_loss;
 mod many;
+#[path = "../common/processes.rs"]
+#[allow(dead_code)]
 mod processes;
 mod redis_outage;
 mod scene;

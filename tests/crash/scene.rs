@@ -2,9 +2,8 @@
 //! When it is over nothing may be left of any of them.
 
 use std::fs::{File, OpenOptions};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use reqwest::Method;
@@ -16,7 +15,7 @@ use wallcrawler::config::Config;
 
 use crate::audit::Contents;
 use crate::cdp::Cdp;
-use crate::processes;
+use crate::processes::{self, ended, files, free_port};
 use crate::world::{Redis, SECRET, container_token, eventually, redis_command};
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_wallcrawler");
@@ -75,19 +74,6 @@ pub struct Created {
     pub id: String,
     pub url: String,
     pub body: Value,
-}
-
-/// A port that nobody listens on, outside the range from which the system takes ports for others: it must
-/// still be free when a server that was killed is started again.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = 20_000 + u16::try_from(std::process::id() % 1_000).expect("small") * 12;
-    loop {
-        let port = first + NEXT.fetch_add(1, Ordering::Relaxed);
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 impl Scene {
@@ -178,6 +164,10 @@ impl Scene {
         let mut server = self.server.take().expect("a server");
         server.kill().expect("it runs");
         server.wait().expect("it ends");
+    }
+
+    pub fn signal_server(&self, signal: Signal) {
+        processes::signal(self.server.as_ref().expect("a server").id(), signal);
     }
 
     /// Ends the server in order.
@@ -372,28 +362,6 @@ impl Scene {
         })
         .await;
     }
-}
-
-async fn ended(mut child: Child) -> ExitStatus {
-    let waiting = tokio::task::spawn_blocking(move || {
-        let deadline = std::time::Instant::now() + PATIENCE;
-        loop {
-            match child.try_wait().expect("a child") {
-                Some(status) => return status,
-                None if std::time::Instant::now() > deadline => {
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    panic!("a process did not end within {PATIENCE:?}");
-                }
-                None => std::thread::sleep(Duration::from_millis(10)),
-            }
-        }
-    });
-    waiting.await.expect("it ends")
-}
-
-fn files(dir: &Path) -> Vec<PathBuf> {
-    std::fs::read_dir(dir).map(|entries| entries.flatten().map(|entry| entry.path()).collect()).unwrap_or_default()
 }
 
 impl Drop for Scene {

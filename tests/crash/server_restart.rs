@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::json;
+use wallcrawler::clock::now_ms;
+use wallcrawler::store::{Lost, Store};
 
 use crate::processes;
 use crate::scene::{PATIENCE, Scene};
@@ -83,4 +86,63 @@ async fn nothing_but_the_sockets_is_lost_when_the_server_is_killed_and_comes_bac
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_but_the_sockets_is_lost_when_the_server_is_killed_and_comes_back_soon() {
     restart(SHORT).await;
+}
+
+/// Out of reach for too long, and given up by another server; its clients have noticed nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_was_given_up_and_comes_back_keeps_its_clients() {
+    let mut scene = Scene::new(&[("DISCONNECT_GRACE_SECONDS", "3")]).await;
+    let (stays, leaves) = (scene.create().await, scene.create().await);
+    let (mut cdp, mut leaving) = (scene.connect(&stays).await, scene.connect(&leaves).await);
+    assert_eq!(leaving.evaluate("1 + 1").await, json!(2));
+    assert_eq!(cdp.evaluate("1 + 1").await, json!(2));
+    let server = scene.contents().await.sorted["servers"][0].0.parse().expect("an id");
+
+    scene.signal_server(Signal::STOP);
+    tokio::time::sleep(LONG).await;
+    // What another one does.
+    let store = Store::open(&scene.redis.url(), "").expect("a store");
+    let now = now_ms();
+    let silent_since = Some(now - u64::try_from(LONG.as_millis()).expect("short") + 1_500);
+    let Lost::Now(lost) = store.lose_server(&server, silent_since, 10, now).await.expect("redis answers") else {
+        panic!("it was heard of");
+    };
+    assert_eq!(lost.len(), 2);
+    let limits = scene.config().limits;
+    for (connection, session) in &lost {
+        store.disconnect(connection, Some(session), &limits, now).await.expect("redis answers");
+    }
+    scene.signal_server(Signal::CONT);
+
+    let back = Instant::now();
+    drop(leaving);
+    assert_eq!(scene.end_reason(&leaves.id, PATIENCE).await, "disconnected");
+    while back.elapsed() < Duration::from_secs(5) {
+        assert_eq!(cdp.evaluate("1 + 1").await, json!(2));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let now = scene.get(&stays.id).await;
+    assert_eq!((now["status"].as_str(), now["activeConnections"].as_u64()), (Some("active"), Some(1)), "{now}");
+    drop(cdp);
+    assert_eq!(scene.end_reason(&stays.id, PATIENCE).await, "disconnected");
+    scene.stop_server().await;
+    let contents = scene.contents().await;
+    assert!(!contents.hashes.keys().any(|key| key.starts_with("connection:")), "nobody is connected any more");
+    scene.finish().await;
+}
+
+/// Whoever looks next need not wait until it is found silent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_ends_in_order_leaves_no_trace_of_itself() {
+    let mut scene = Scene::new(&[]).await;
+    let session = scene.create().await;
+    let mut cdp = scene.connect(&session).await;
+    assert_eq!(cdp.evaluate("1 + 1").await, json!(2));
+    assert_eq!(scene.contents().await.sorted["servers"].len(), 1);
+    scene.stop_server().await;
+    let contents = scene.contents().await;
+    assert!(!contents.sorted.contains_key("servers"), "{:?}", contents.sorted["servers"]);
+    let carried: Vec<_> = contents.sets.keys().filter(|key| key.starts_with("server:")).collect();
+    assert!(carried.is_empty(), "{carried:?}");
+    scene.finish().await;
 }

@@ -16,7 +16,7 @@ use wallcrawler::scaling;
 
 use crate::audit::Contents;
 use crate::moto::{Fault, Moto, variable};
-use crate::world::{Redis, World, claimed, config, redis_command};
+use crate::world::{Redis, World, claimed, config, eventually, redis_command};
 
 fn fleet(moto: &Moto, config: &Config) -> EcsFleet {
     EcsFleet::with_access(config.ecs.clone().expect("configured"), &config.deployment(), &moto.access)
@@ -30,8 +30,14 @@ async fn world(moto: &Moto, vars: &[(&str, &str)]) -> World {
     World::with_fleet(redis, config, Box::new(fleet)).await
 }
 
-/// A look that asks the fleet, however short ago that was asked.
+/// As if the pause after failed starts were over.
+async fn pause_over(world: &World) {
+    redis_command(&world.redis.client().await, &["HDEL", "fleet", "holdUntil"]).await;
+}
+
+/// A look that asks the fleet, however short ago that was asked, and however lately a start has failed.
 async fn look(world: &World) -> scaling::Plan {
+    pause_over(world).await;
     *world.app.listed.lock().expect("not poisoned") = (0, None);
     scaling::tick(&world.app).await.expect("redis answers")
 }
@@ -194,7 +200,8 @@ async fn an_ecs_that_does_not_answer_holds_no_create_for_long_and_gets_no_reserv
     world.client("key-one").create().await;
     assert!(asked.elapsed() < Duration::from_millis(3_500), "it took {:?}", asked.elapsed());
     assert_eq!(reserved(&world).await.len(), 0);
-    assert_eq!(look(&world).await.start, 1, "the next look is the retry");
+    assert_eq!(scaling::tick(&world.app).await.expect("redis answers").start, 0, "there is a pause");
+    assert_eq!(look(&world).await.start, 1, "and then the next look is the retry");
     assert_eq!(moto.containers().await, reserved(&world).await.into_iter().collect::<Vec<_>>());
 }
 
@@ -321,6 +328,7 @@ async fn two_looks_at_the_same_moment_start_no_task_too_many() {
     moto.next_run_tasks([Some(Fault::Throttled); 200]);
     create_many(&first, 90).await;
     moto.next_run_tasks([]);
+    pause_over(&first).await;
     let before = moto.run_tasks().len();
     assert_eq!(reserved(&first).await.len(), 0);
     let config = config(&first.redis, &moto.vars());
@@ -369,14 +377,22 @@ async fn the_function_starts_tasks_and_never_says_their_tokens() {
     for _ in 0..25 {
         assert_eq!(api.invoke(&event(HTTP_API)).await.expect("an answer")["statusCode"], 201);
     }
-    assert_eq!(moto.run_tasks().len(), 3, "the second was refused, and the next create has asked again");
-    assert_eq!(api.invoke(&event(SCHEDULE)).await.expect("done")["ok"], true);
+    assert_eq!(moto.run_tasks().len(), 2, "the second was refused, and there is a pause");
+    eventually(Duration::from_secs(10), async || {
+        assert_eq!(api.invoke(&event(SCHEDULE)).await.expect("done")["ok"], true);
+        let asked = moto.run_tasks().len();
+        if asked == 3 { Ok(()) } else { Err(format!("{asked}")) }
+    })
+    .await;
     child.kill().expect("it runs");
     child.wait().expect("it ends");
     let tasks = moto.tasks().await;
     assert_eq!(tasks.len(), 2);
     let log = std::fs::read_to_string(&log).expect("a log");
     assert!(log.contains("task started") && log.contains("ThrottlingException"), "{log}");
+    let told = log.lines().find(|line| line.starts_with("{\"_aws\"")).expect("metrics");
+    let told: Value = serde_json::from_str(told).expect("a line of JSON");
+    assert_eq!((&told["SessionsPending"], &told["FailedStartAttempts"]), (&json!(25), &json!(1)));
     for asked in moto.run_tasks() {
         let token = asked["overrides"]["containerOverrides"][0]["environment"][1]["value"].as_str().expect("a token");
         assert!(token.len() > 100 && !log.contains(token), "a token is in the log");

@@ -287,6 +287,7 @@ async fn a_task_that_stopped_is_a_container_lost_and_its_session_waits_again() {
     home.invoke(&claim("ctr-a", 0)).await.expect("an answer");
     let mut running = event(TASK_STOPPED);
     running["detail"]["lastStatus"] = json!("RUNNING");
+    running["detail"]["desiredStatus"] = json!("RUNNING");
     let mut of_others = event(TASK_STOPPED);
     of_others["detail"]["overrides"] = json!({"containerOverrides": [{"name": "proxy"}]});
     for harmless in [running, of_others] {
@@ -295,14 +296,35 @@ async fn a_task_that_stopped_is_a_container_lost_and_its_session_waits_again() {
     }
     assert!(home.contents().await.hashes.contains_key("container:ctr-a"));
     // However often it is told.
-    for _ in 0..2 {
+    for look in [json!({"ok": true, "looks": 1}), Value::Null] {
         let answer = home.invoke(&event(TASK_STOPPED)).await.expect("done");
-        assert_eq!(answer, json!({"ok": true, "containerId": "ctr-a"}));
+        assert_eq!(answer, json!({"ok": true, "containerId": "ctr-a", "look": look}));
         let contents = home.contents().await;
         assert!(!contents.hashes.contains_key("container:ctr-a"));
         assert_eq!(contents.queue().len(), 1);
         contents.check();
     }
+}
+
+#[tokio::test]
+async fn a_task_that_spot_takes_back_gets_no_more_work_and_goes_on_with_what_it_has() {
+    let home = Home::new(&[]).await;
+    home.invoke(&event(HTTP_API)).await.expect("an answer");
+    let claimed = body(&home.invoke(&claim("ctr-a", 0)).await.expect("an answer"));
+    assert_eq!(claimed["claimedCount"], 1);
+    let mut warning = event(TASK_STOPPED);
+    warning["detail"]["lastStatus"] = json!("RUNNING");
+    warning["detail"]["stopCode"] = json!("SpotInterruption");
+    for look in [json!({"ok": true, "looks": 1}), Value::Null] {
+        let answer = home.invoke(&warning).await.expect("done");
+        assert_eq!(answer, json!({"ok": true, "containerId": "ctr-a", "look": look}));
+        let contents = home.contents().await;
+        assert_eq!(contents.sets["container:ctr-a:sessions"].len(), 1, "its session goes on");
+        contents.check();
+    }
+    home.invoke(&event(HTTP_API)).await.expect("an answer");
+    let claimed = body(&home.invoke(&claim("ctr-a", 0)).await.expect("an answer"));
+    assert_eq!((&claimed["drain"], &claimed["claimedCount"]), (&json!(true), &json!(0)));
 }
 
 #[tokio::test]

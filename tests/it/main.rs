@@ -5,6 +5,9 @@ mod audit;
 mod bad_input;
 mod ecs;
 mod emulator;
+mod failed_starts;
+mod fleet;
+mod fullest_first;
 mod keys;
 #[cfg(feature = "lambda")]
 mod lambda;
@@ -12,6 +15,7 @@ mod model;
 mod moto;
 mod outages;
 mod races;
+mod redis;
 mod round_trips;
 #[cfg(feature = "lambda")]
 #[path = "../common/runtime_api.rs"]

@@ -1,6 +1,7 @@
 //! The store's moves against a model of them, in any order.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config as ProptestConfig, TestRunner};
@@ -54,7 +55,7 @@ pub fn new_session(user: &str, keep_alive: bool) -> NewSession {
 }
 
 /// The first look of a claim.
-pub const FIRST: Look<'static> = Look { claim: "a claim", again: false };
+pub const FIRST: Look<'static> = Look { claim: "a claim", again: false, yield_for: Duration::ZERO };
 
 pub fn claim_request(container: &ContainerId, max: u32, held: &[SessionId]) -> ClaimRequest {
     ClaimRequest {
@@ -83,7 +84,7 @@ enum Move {
     Depart { session: u8 },
     Close { limit: u8 },
     Release { session: u8 },
-    Ended { session: u8, stale: bool },
+    Ended { session: u8, stale: bool, stopped: bool },
     Lose { container: u8 },
     Leave { container: u8 },
     Drain { container: u8 },
@@ -107,7 +108,8 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         3 => any::<u8>().prop_map(|session| Move::Depart { session }),
         1 => (1..4u8).prop_map(|limit| Move::Close { limit }),
         2 => any::<u8>().prop_map(|session| Move::Release { session }),
-        2 => (any::<u8>(), proptest::bool::weighted(0.3)).prop_map(|(session, stale)| Move::Ended { session, stale }),
+        2 => (any::<u8>(), proptest::bool::weighted(0.3), any::<bool>())
+            .prop_map(|(session, stale, stopped)| Move::Ended { session, stale, stopped }),
         2 => (0..4u8).prop_map(|container| Move::Lose { container }),
         1 => (0..4u8).prop_map(|container| Move::Leave { container }),
         1 => (0..4u8).prop_map(|container| Move::Drain { container }),
@@ -225,13 +227,13 @@ impl Model {
         self.closing.extend(gateway.into_keys().map(|connection| (connection, (reason, self.now))));
     }
 
-    fn lose_session(&mut self, index: usize) -> Outcome {
+    fn lose_session(&mut self, index: usize, max_leases: u64) -> Outcome {
         let session = &self.sessions[index];
         if session.reached {
             self.end(index, EndReason::ContainerLost);
             return Outcome::Ended(EndReason::ContainerLost);
         }
-        if session.lease >= limits().max_leases {
+        if session.lease >= max_leases {
             self.end(index, EndReason::FailedToStart);
             return Outcome::Ended(EndReason::FailedToStart);
         }
@@ -252,8 +254,10 @@ impl Model {
         let mut held = self.containers.get(container)?.clone();
         // The one created first goes to the head of the queue last.
         held.sort_unstable_by(|a, b| b.cmp(a));
-        let outcomes =
-            held.into_iter().map(|index| (self.sessions[index].id.clone(), self.lose_session(index))).collect();
+        let outcomes = held
+            .into_iter()
+            .map(|index| (self.sessions[index].id.clone(), self.lose_session(index, limits().max_leases)))
+            .collect();
         self.containers.remove(container);
         self.draining.remove(container);
         self.idle_since.remove(container);
@@ -319,7 +323,7 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
             for index in held_there {
                 if !known.contains(&index) {
                     if model.sessions[index].ready {
-                        model.lose_session(index);
+                        model.lose_session(index, limits.max_leases);
                     } else {
                         expected.insert((model.sessions[index].id.clone(), model.sessions[index].lease));
                     }
@@ -495,19 +499,30 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
                     model.end(index, EndReason::Released);
                 }
                 Ended::Already(session) => assert_eq!(session.end_reason, expected.reason),
+                Ended::Requeued => panic!("its owner has ended it"),
                 Ended::Unknown => assert!(expected.purge_at <= now),
             }
         }
-        Move::Ended { session, stale } => {
+        Move::Ended { session, stale, stopped } => {
             let Some(index) = model.pick(*session) else { return };
             let expected = model.sessions[index].clone();
             let Some(container) = &expected.container else { return };
             let lease = if *stale { expected.lease.wrapping_sub(1) } else { expected.lease };
             let by = EndedBy::Holder { container, lease };
-            match store.end(&expected.id, by, EndReason::BrowserCrashed, &limits, now).await.expect("redis answers") {
-                Ended::Now(_) => {
+            let reason = if *stopped { EndReason::ContainerLost } else { EndReason::BrowserCrashed };
+            match store.end(&expected.id, by, reason, &limits, now).await.expect("redis answers") {
+                Ended::Now(session) => {
                     assert!(!stale && expected.status == SessionStatus::Active);
-                    model.end(index, EndReason::BrowserCrashed);
+                    if *stopped {
+                        let outcome = model.lose_session(index, u64::MAX);
+                        assert_eq!(Some(outcome), session.end_reason.map(Outcome::Ended));
+                    } else {
+                        model.end(index, reason);
+                    }
+                }
+                Ended::Requeued => {
+                    assert!(!stale && *stopped);
+                    assert_eq!(model.lose_session(index, u64::MAX), Outcome::Requeued);
                 }
                 Ended::Already(_) => assert!(!stale && expected.status == SessionStatus::Ended),
                 Ended::Unknown => assert!(*stale || expected.purge_at <= now),
@@ -515,7 +530,7 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
         }
         Move::Lose { container } => {
             let id = container_id(*container);
-            let lost = store.lose_container(&id, None, &limits, now).await.expect("redis answers");
+            let lost = store.lose_container(&id, "lost", None, &limits, now).await.expect("redis answers");
             match model.lose(&id) {
                 Some(expected) => {
                     let Lost::Now(outcomes) = lost else { panic!("{lost:?}") };
@@ -532,7 +547,7 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
         }
         Move::Drain { container } => {
             let id = container_id(*container);
-            let drained = store.drain(&id, &policy, now).await.expect("redis answers");
+            let drained = store.drain(&id, Some(policy.idle_ms), &policy, now).await.expect("redis answers");
             if drained {
                 assert!(model.containers[&id].is_empty(), "a busy container is never drained");
                 assert!(model.idle_since[&id] + policy.idle_ms <= now);
@@ -630,7 +645,7 @@ fn the_moves_do_what_the_model_says_in_any_order() {
             let end = model.now + 10_000_000;
             for number in 0..4 {
                 let id: ContainerId = format!("ctr-{number}").parse().expect("an id");
-                store.lose_container(&id, None, &limits(), model.now).await.expect("redis answers");
+                store.lose_container(&id, "lost", None, &limits(), model.now).await.expect("redis answers");
             }
             store.expire(&limits(), 1_000, end).await.expect("redis answers");
             store.purge(1_000, end + limits().retention_ms).await.expect("redis answers");

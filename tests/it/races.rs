@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Mutex;
 use wallcrawler::ids::{ContainerId, SessionId, UserId};
@@ -95,7 +96,7 @@ async fn no_session_is_lost_or_doubled_while_containers_are_killed_at_random() {
                     if round % 8 == 3 {
                         held.clear();
                     }
-                    store.lose_container(&id(number), None, &limits, START).await.expect("redis answers");
+                    store.lose_container(&id(number), "lost", None, &limits, START).await.expect("redis answers");
                 }
                 drop(held);
                 tokio::task::yield_now().await;
@@ -133,7 +134,7 @@ async fn a_claim_that_its_container_has_given_up_takes_nothing_and_registers_nob
     let container: ContainerId = "ctr-a".parse().expect("an id");
     let request = claim_request(&container, 5, &[]);
     let claim = async |claim: &str, again: bool| {
-        let look = Look { claim, again };
+        let look = Look { claim, again, yield_for: Duration::ZERO };
         store.claim(&request, look, &limits(), &policy(0), START).await.expect("redis answers")
     };
     assert!(!claim("one", false).await.superseded);

@@ -17,13 +17,15 @@ pub struct Cdp {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     last_id: u64,
     page: Option<String>,
+    /// The code and reason it was closed with, once it was.
+    pub goodbye: Option<(u16, String)>,
 }
 
 impl Cdp {
     /// Waits for as long as the server holds the upgrade.
     pub async fn try_connect(url: &str) -> Result<Self, Error> {
         let (socket, _) = connect_async(url).await?;
-        Ok(Self { socket, last_id: 0, page: None })
+        Ok(Self { socket, last_id: 0, page: None, goodbye: None })
     }
 
     /// As clients do that heed `Retry-After`: on a machine this busy Redis may be late once.
@@ -51,11 +53,14 @@ impl Cdp {
             self.socket.send(Message::text(command.to_string())).await.map_err(|error| error.to_string())?;
             loop {
                 let message = self.socket.next().await.ok_or("the end")?.map_err(|error| error.to_string())?;
-                let Message::Text(text) = message else {
-                    if message.is_close() {
-                        return Err(format!("{message:?}"));
+                let text = match message {
+                    Message::Text(text) => text,
+                    Message::Close(frame) => {
+                        let told = format!("{frame:?}");
+                        self.goodbye = frame.map(|frame| (frame.code.into(), frame.reason.to_string()));
+                        return Err(told);
                     }
-                    continue;
+                    _ => continue,
                 };
                 let mut answer: Value = serde_json::from_str(&text).expect("JSON");
                 if answer["id"] == self.last_id {
@@ -95,6 +100,12 @@ impl Cdp {
 
     /// The code and reason it is closed with. 1006: without a word.
     pub async fn closed(&mut self, within: Duration) -> (u16, String) {
+        let goodbye = self.try_closed(within).await;
+        goodbye.unwrap_or_else(|| panic!("the socket is still open after {within:?}"))
+    }
+
+    /// The same, or `None` if it is still open then.
+    pub async fn try_closed(&mut self, within: Duration) -> Option<(u16, String)> {
         let goodbye = async {
             while let Some(Ok(message)) = self.socket.next().await {
                 if let Message::Close(frame) = message {
@@ -103,6 +114,6 @@ impl Cdp {
             }
             (1006, String::new())
         };
-        timeout(within, goodbye).await.unwrap_or_else(|_| panic!("the socket is still open after {within:?}"))
+        timeout(within, goodbye).await.ok()
     }
 }

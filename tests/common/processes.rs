@@ -1,8 +1,14 @@
 //! Processes, as the kernel shows them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+
+/// How long one that was asked to end may take.
+const ENDING: Duration = Duration::from_secs(30);
 
 fn read(pid: u32, file: &str) -> String {
     let text = std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
@@ -56,4 +62,41 @@ pub fn signal(pid: u32, signal: Signal) {
 
 pub fn kill(pid: u32) {
     signal(pid, Signal::KILL);
+}
+
+/// A port that nobody listens on, outside the range from which the system takes ports for others: it must
+/// still be free when a server that was killed is started again.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 20_000 + u16::try_from(std::process::id() % 1_000).expect("small") * 12;
+    loop {
+        let port = first + NEXT.fetch_add(1, Ordering::Relaxed);
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Waits for a child that was asked to end.
+pub async fn ended(mut child: Child) -> ExitStatus {
+    let waiting = tokio::task::spawn_blocking(move || {
+        let deadline = Instant::now() + ENDING;
+        loop {
+            match child.try_wait().expect("a child") {
+                Some(status) => return status,
+                None if Instant::now() > deadline => {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    panic!("a process did not end within {ENDING:?}");
+                }
+                None => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
+    });
+    waiting.await.expect("it ends")
+}
+
+/// What a directory holds. One that is not there holds nothing.
+pub fn files(dir: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(dir).map(|entries| entries.flatten().map(|entry| entry.path()).collect()).unwrap_or_default()
 }
