@@ -109,8 +109,15 @@ async fn serve() -> anyhow::Result<()> {
     let config = config::Config::from_env()?;
     let default_api_key = config.default_api_key;
     let program = std::env::current_exe().context("this program's own path cannot be found")?;
-    let shutdown = stop_signal()?;
-    let server = wallcrawler::server::Server::start(config, program).await?;
+    let mut shutdown = Box::pin(stop_signal()?);
+    let server = tokio::select! {
+        server = wallcrawler::server::Server::start(config, program) => server?,
+        // A start may wait: for secrets, half a minute.
+        () = &mut shutdown => {
+            tracing::info!("stopped before it had started");
+            return Ok(());
+        }
+    };
     let url = format!("http://{}", server.address);
     if default_api_key {
         println!("{}", welcome(&url));
