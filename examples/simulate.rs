@@ -112,7 +112,7 @@ struct Running {
     dead: bool,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Result {
     waits: Vec<u64>,
     container_ms: u64,
@@ -436,5 +436,33 @@ fn main() {
             result.peak,
             result.cut_off,
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAN: Rule = Rule::Plan { warm_slots: 0, spread: false };
+
+    fn day(rule: Rule, seed: u64) -> Result {
+        run(rule, &traffic(2_000, &mut Random(seed)), 20, seed)
+    }
+
+    /// That everybody was served, and that there were never more containers than there may be, it checks itself.
+    #[test]
+    fn a_day_repeats_itself_by_its_seed() {
+        assert_eq!(day(PLAN, 7), day(PLAN, 7));
+        assert_ne!(day(PLAN, 7), day(PLAN, 8));
+    }
+
+    #[test]
+    fn the_plan_costs_less_than_starting_one_more_when_full_and_the_fullest_first_less_than_spreading() {
+        for seed in 1..4 {
+            let (plan, naive) = (day(PLAN, seed), day(Rule::Naive, seed));
+            assert!(plan.container_ms < naive.container_ms && plan.peak <= naive.peak, "seed {seed}");
+            let spread = day(Rule::Plan { warm_slots: 0, spread: true }, seed);
+            assert!(plan.container_ms < spread.container_ms, "seed {seed}");
+        }
     }
 }

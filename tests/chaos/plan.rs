@@ -77,6 +77,7 @@ pub const SCENES: [Scene; 3] = [Scene::Redis, Scene::Servers, Scene::Containers]
 
 #[derive(Debug, Clone, Copy)]
 pub struct Fault {
+    pub scene: Scene,
     /// After the end of the fault before it.
     pub pause: Duration,
     pub kind: Kind,
@@ -132,7 +133,7 @@ impl Scene {
                 Duration::ZERO
             }
         };
-        Fault { pause: random.between(pauses.0, pauses.1), kind, lasts, victim: random.next() }
+        Fault { scene: self, pause: random.between(pauses.0, pauses.1), kind, lasts, victim: random.next() }
     }
 
     /// The faults of a run of that length. A longer run begins with the same ones.

@@ -15,7 +15,7 @@ use wallcrawler::clock::now_ms;
 
 use crate::audit::Contents;
 use crate::forwarder::Forwarder;
-use crate::plan::{Fault, Kind};
+use crate::plan::{Fault, Kind, Scene};
 use crate::processes::{self, ended, free_port};
 use crate::world::{Redis, SECRET, container_token, eventually, redis_command};
 
@@ -82,6 +82,8 @@ pub struct Stage {
     pub struck: Mutex<BTreeMap<Kind, usize>>,
     /// When a server could not be heard of, from when to when.
     partitions: Mutex<Vec<(u64, u64)>>,
+    /// When Redis could not be heard by somebody.
+    outages: Mutex<Vec<(u64, u64)>>,
     /// Who was struck, from when to when: a container's directory, a browser's profile, a server's number.
     hits: Mutex<Vec<(String, u64, u64)>>,
     pub audits: Mutex<usize>,
@@ -107,6 +109,7 @@ impl Stage {
             events: Mutex::default(),
             struck: Mutex::default(),
             partitions: Mutex::default(),
+            outages: Mutex::default(),
             hits: Mutex::default(),
             audits: Mutex::default(),
         };
@@ -143,6 +146,12 @@ impl Stage {
     pub fn was_partitioned(&self, at_ms: u64) -> bool {
         let partitions = self.partitions.lock().expect("not poisoned");
         partitions.iter().any(|(from_ms, until_ms)| (*from_ms..until_ms + RETURN_MS).contains(&at_ms))
+    }
+
+    /// Whether answers of Redis may have been lost, before this moment and not long ago.
+    pub fn answers_were_lost(&self, at_ms: u64) -> bool {
+        let outages = self.outages.lock().expect("not poisoned");
+        outages.iter().any(|(from_ms, until_ms)| (*from_ms..until_ms + AFTERMATH_MS).contains(&at_ms))
     }
 
     /// Whether any of a container's browsers was.
@@ -395,6 +404,9 @@ impl Stage {
                     }
                 }
             }
+        }
+        if matches!(fault.scene, Scene::Redis) {
+            self.outages.lock().expect("not poisoned").push((from_ms, now_ms()));
         }
         if struck {
             *self.struck.lock().expect("not poisoned").entry(fault.kind).or_default() += 1;

@@ -12,6 +12,9 @@ use crate::stage::{Stage, directory};
 /// After so many containers a session is given up.
 const MAX_LEASES: u64 = 3;
 
+/// Two seconds are promised; a machine full of browsers may take longer for once.
+const REFUSAL_MS: f64 = 3_000.0;
+
 /// A line of some process's log.
 struct Line {
     message: String,
@@ -47,7 +50,19 @@ impl<'a> Verdict<'a> {
         self.every_session_is_accounted_for();
         self.every_end_has_its_reason();
         self.nobody_was_served_twice();
+        self.refusals_come_in_time();
         self.nothing_is_left_in_redis();
+    }
+
+    /// By the servers' own clocks: one that is just being started lets its first clients wait.
+    fn refusals_come_in_time(&self) {
+        for Line { fields, .. } in self.log.iter().filter(|line| line.message == "request") {
+            // These wait before they ask.
+            let waits = ["/sessions/claim", "/cdp"].iter().any(|route| fields["route"] == *route);
+            if fields["status"] == 503 && !waits && fields["duration_ms"].as_f64() > Some(REFUSAL_MS) {
+                self.ledger.violation(None, format!("it was refused late: {fields}"));
+            }
+        }
     }
 
     /// Answered, or made by a create whose client never had an answer; and one for each `Idempotency-Key`.
@@ -90,6 +105,7 @@ impl<'a> Verdict<'a> {
             let home_hit = || homes.get(container).is_none_or(|home| self.stage.was_hit(home, ended_ms));
             // Who hangs up has perhaps just got through, and nobody was left to tell.
             let reached = connected.contains(record.id.as_str()) || record.script == Script::Impatient;
+            let connects = !matches!(record.script, Script::NeverConnects | Script::ThinksBetter);
             let due = match reason {
                 "released" => record.asked_for_end,
                 // A client on an open socket is told so only by a server that nobody has heard of.
@@ -98,9 +114,11 @@ impl<'a> Verdict<'a> {
                     record.left && reached && (!told || self.stage.was_partitioned(ended_ms))
                 }
                 "never_connected" => matches!(record.script, Script::NeverConnects | Script::Impatient),
-                // Of whom nobody has reached yet another container takes care.
+                // Of whom nobody has reached yet another container takes care. When the answer was lost to a server
+                // that had noted it, the client was refused, and the note stays.
                 "container_lost" => {
-                    connected.contains(record.id.as_str()) && (self.stage.was_hit(container, ended_ms) || home_hit())
+                    let noted = reached || (connects && self.stage.answers_were_lost(ended_ms));
+                    noted && (self.stage.was_hit(container, ended_ms) || home_hit())
                 }
                 "browser_crashed" => browser_hit(),
                 "failed_to_start" => browser_hit() || leases(hash) >= MAX_LEASES,

@@ -230,7 +230,7 @@ impl Plane {
         Self::with(redis, config, fleet, SecretsManager::default()).await
     }
 
-    pub async fn with(redis: &str, config: Config, fleet: Box<dyn Fleet>, secrets: SecretsManager) -> Self {
+    async fn with(redis: &str, config: Config, fleet: Box<dyn Fleet>, secrets: SecretsManager) -> Self {
         static LOG: OnceLock<()> = OnceLock::new();
         LOG.get_or_init(|| wallcrawler::telemetry::init(false, Some("warn")));
         let prefix = config.key_prefix.clone();
