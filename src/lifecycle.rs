@@ -111,12 +111,12 @@ pub async fn settle(app: &App) -> Result<(), StoreError> {
 /// will see what is missing.
 pub async fn launch(app: &App, container: &ContainerId) {
     let launched = async {
-        let now_ms = now_ms();
+        let minted_ms = now_ms();
         let no_token = |error: Unavailable| FleetError { action: "making its token", cause: error.into() };
-        let tokens = app.tokens.get(now_ms).await.map_err(no_token)?;
+        let tokens = app.tokens.get(minted_ms).await.map_err(no_token)?;
         let spec = LaunchSpec {
             container_id: container.clone(),
-            token: tokens.mint(&Subject::Container(container.clone()), now_ms, now_ms + CONTAINER_TOKEN_MS),
+            token: tokens.mint(&Subject::Container(container.clone()), minted_ms, minted_ms + CONTAINER_TOKEN_MS),
             api_endpoint: app.addresses.api_endpoint.clone(),
             max_sessions: app.policy.sessions_per_container,
             warm_browsers: app.warm_browsers,

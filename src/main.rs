@@ -109,8 +109,15 @@ async fn serve() -> anyhow::Result<()> {
     let config = config::Config::from_env()?;
     let default_api_key = config.default_api_key;
     let program = std::env::current_exe().context("this program's own path cannot be found")?;
-    let shutdown = stop_signal()?;
-    let server = wallcrawler::server::Server::start(config, program).await?;
+    let mut shutdown = Box::pin(stop_signal()?);
+    let server = tokio::select! {
+        server = wallcrawler::server::Server::start(config, program) => server?,
+        // A start may wait: for secrets, half a minute.
+        () = &mut shutdown => {
+            tracing::info!("stopped before it had started");
+            return Ok(());
+        }
+    };
     let url = format!("http://{}", server.address);
     if default_api_key {
         println!("{}", welcome(&url));
@@ -168,7 +175,8 @@ fn token(id: &str) -> anyhow::Result<()> {
     let secret = config::env("JWE_SECRET").context(
         "JWE_SECRET must be set, to what the server has, itself or in JWE_SECRET_ARN: the token is made from it",
     )?;
-    let tokens = Tokens::new(&[secret], false).context("JWE_SECRET")?;
+    // Without blanks around it, as the server reads it.
+    let tokens = Tokens::new(&[secret.trim()], false).context("JWE_SECRET")?;
     let now_ms = now_ms();
     println!("{}", tokens.mint(&Subject::Container(container), now_ms, now_ms + CONTAINER_TOKEN_MS));
     Ok(())

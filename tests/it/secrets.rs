@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use axum::http::{HeaderValue, StatusCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use wallcrawler::clock::now_ms;
 use wallcrawler::fleet::none::NoFleet;
@@ -321,6 +322,22 @@ async fn a_server_waits_for_secrets_at_its_start_if_that_may_help_and_never_says
     for secret in ["key-one", "key-three", FIRST, token] {
         assert!(!log.contains(secret), "{secret} is in the log");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_waits_for_its_secrets_can_be_stopped() {
+    let moto = moto().await;
+    moto.fail_secrets(Some(Fault::Throttled));
+    let mut server = Program::server(&moto);
+    eventually(PATIENCE, async || {
+        let log = server.log();
+        if log.contains("ThrottlingException") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    let (pid, stopped) = (Pid::from_raw(server.child.id().cast_signed()).expect("a pid"), Instant::now());
+    kill_process(pid, Signal::TERM).expect("it runs");
+    assert_eq!(server.end().await, Some(0));
+    assert!(stopped.elapsed() < Duration::from_secs(10), "after {:?}", stopped.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
