@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::ids::{ContainerId, ServerId};
-use crate::session::Drained;
+use crate::session::Outlook;
 
 /// A container as the registry knows it. Times are milliseconds since the Unix epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub struct Queue {
     /// Since when the one that came first of them waits.
     pub since_ms: Option<u64>,
     /// How fast it moves.
-    pub drained: Drained,
+    pub outlook: Outlook,
 }
 
 /// All that is known of the fleet at one moment.

@@ -146,34 +146,41 @@ pub struct Session {
     pub active_connections: u64,
     /// From 1, while pending. Users take turns, so it can also grow.
     pub queue_position: Option<u64>,
-    /// How fast the queue moves.
-    pub drained: Drained,
+    /// How long it may have to wait.
+    pub outlook: Outlook,
     pub ended_at_ms: Option<u64>,
     pub end_reason: Option<EndReason>,
 }
 
-/// How many sessions left the queue for a container lately. Each counts for less as time goes by: to a third after a
-/// minute.
+/// What can be said of how long somebody will wait in the queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Drained {
+pub struct Outlook {
+    /// How many sessions left the queue for a container lately. Each counts for less as time goes by: to a third after a
+    /// minute.
     pub lately: f64,
     /// When that was noted.
     pub at_ms: u64,
+    /// Slots that are free: whoever finds one is served at once.
+    pub free: u64,
 }
 
-impl Drained {
+impl Outlook {
     /// In which time what has been counted counts for a third of it (more exactly, 1/e).
     const FADES_MS: f64 = 60_000.0;
     /// When less than this is left, nothing is known any more.
     const UNKNOWN: f64 = 0.5;
 
-    /// How long it takes until `places` more have left the queue, in milliseconds, if it goes on like this. `None` if
-    /// nobody has left it for so long that there is nothing to go by.
-    pub fn wait_ms(self, places: u64, now_ms: u64) -> Option<u64> {
+    /// How long it takes until whoever has that place in the queue (from 1) has left it, in milliseconds, if it goes on
+    /// like this. `None` if nobody has left it for so long that there is nothing to go by.
+    pub fn wait_ms(self, place: u64, now_ms: u64) -> Option<u64> {
+        let before = place.saturating_sub(self.free);
+        if before == 0 {
+            return Some(0);
+        }
         let age_ms = now_ms.saturating_sub(self.at_ms) as f64;
         // What comes in at a steady rate adds up to the rate times the fading time.
         let lately = self.lately * (-age_ms / Self::FADES_MS).exp();
-        (lately >= Self::UNKNOWN).then(|| (places as f64 * Self::FADES_MS / lately) as u64)
+        (lately >= Self::UNKNOWN).then(|| (before as f64 * Self::FADES_MS / lately) as u64)
     }
 }
 
@@ -199,13 +206,15 @@ mod tests {
         for _ in 0..1_200 {
             lately = lately * (-(step_ms as f64) / 60_000.0).exp() + 1.0;
         }
-        let drained = Drained { lately, at_ms: 1_000_000 };
-        let wait = drained.wait_ms(10, 1_000_000).expect("known");
+        let outlook = Outlook { lately, at_ms: 1_000_000, free: 0 };
+        let wait = outlook.wait_ms(10, 1_000_000).expect("known");
         assert!((4_800..5_200).contains(&wait), "{wait} ms for ten places");
         // While nobody is served the estimate grows, and in the end there is none.
-        assert!(drained.wait_ms(10, 1_060_000).expect("known") > 2 * wait);
-        assert_eq!(drained.wait_ms(10, 1_600_000), None);
-        assert_eq!(Drained::default().wait_ms(1, 1_000_000), None);
+        assert!(outlook.wait_ms(10, 1_060_000).expect("known") > 2 * wait);
+        assert_eq!(outlook.wait_ms(10, 1_600_000), None);
+        assert_eq!(Outlook::default().wait_ms(1, 1_000_000), None);
+        let free = Outlook { free: 3, ..outlook };
+        assert_eq!((free.wait_ms(3, 1_000_000), free.wait_ms(13, 1_000_000)), (Some(0), Some(wait)));
     }
 
     #[test]

@@ -221,7 +221,7 @@ impl Store {
             "again" => Ok(Created::Again(reply.session()?.0)),
             "conflict" => Ok(Created::Conflict),
             "forgotten" => Ok(Created::Forgotten),
-            "queue_full" => Ok(Created::QueueFull(reply.drained()?)),
+            "queue_full" => Ok(Created::QueueFull(reply.outlook()?)),
             "user_limit" => Ok(Created::UserLimit),
             word => Err(unexpected("create", word)),
         }

@@ -110,7 +110,7 @@ fn view(app: &App, tokens: &Tokens, headers: &HeaderMap, session: Session) -> Se
         task_arn: session.task_arn,
         active_connections: session.active_connections,
         queue_position: session.queue_position,
-        estimated_wait_ms: session.queue_position.and_then(|places| session.drained.wait_ms(places, now_ms())),
+        estimated_wait_ms: session.queue_position.and_then(|places| session.outlook.wait_ms(places, now_ms())),
         ended_at: session.ended_at_ms.map(rfc3339),
         end_reason: session.end_reason,
     }
@@ -190,13 +190,13 @@ pub async fn create_session(
             "idempotency_forgotten",
             "Idempotency-Key: made a session that has ended and is no longer kept",
         )),
-        Created::QueueFull(drained) => Err(ApiError::new(
+        Created::QueueFull(outlook) => Err(ApiError::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "queue_full",
             "all browsers are taken, and the queue is full",
         )
         .retry_after_ms(
-            drained.wait_ms(1, now_ms()).map_or(FULL_RETRY_MS, |ms| ms.clamp(*RETRY_MS.start(), *RETRY_MS.end())),
+            outlook.wait_ms(1, now_ms()).map_or(FULL_RETRY_MS, |ms| ms.clamp(*RETRY_MS.start(), *RETRY_MS.end())),
         )),
         Created::UserLimit => Err(ApiError::new(
             StatusCode::TOO_MANY_REQUESTS,

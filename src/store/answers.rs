@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::ids::{ContainerId, SessionId, UserId};
 use crate::protocol::WaitingConnection;
-use crate::session::{Drained, EndReason, Session};
+use crate::session::{EndReason, Outlook, Session};
 
 /// The times and limits that sessions live by.
 #[derive(Debug, Clone)]
@@ -46,7 +46,7 @@ pub enum Created {
     Conflict,
     /// The same request made a session that is no longer kept.
     Forgotten,
-    QueueFull(Drained),
+    QueueFull(Outlook),
     UserLimit,
 }
 

@@ -7,7 +7,7 @@
 --          again, session           the same Idempotency-Key and body made it before
 --          conflict                 the same key, another body
 --          forgotten                the same key and body, but its session is no longer kept
---          queue_full, how many were served lately, when that was noted
+--          queue_full, how many were served lately, when that was noted, slots that are free
 --          user_limit
 -- Atomic, or: two creates at the limit both get in; N creates at zero capacity each start a task of
 --   their own; a crash in between leaves a session that stands in no queue.
@@ -22,7 +22,7 @@ end
 if redis.call('EXISTS', session_key(a.id)) == 1 then
   return { 'created', session(a.id), redis.call('ZSCORE', STARTING, a.container) and a.container or '' }
 end
-if redis.call('ZCARD', ORDER) >= a.max_pending then return { 'queue_full', drained() } end
+if redis.call('ZCARD', ORDER) >= a.max_pending then return { 'queue_full', outlook() } end
 if a.max_per_user > 0 and redis.call('ZCARD', user_live_key(a.user)) >= a.max_per_user then
   return { 'user_limit' }
 end

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{Route, StoreError};
 use crate::container::{Container, FailedStarts, FleetSnapshot, Queue};
-use crate::session::{Drained, Session};
+use crate::session::{Outlook, Session};
 
 /// What the store keeps about a session and the API does not show as it is.
 #[derive(Debug, Clone)]
@@ -128,7 +128,7 @@ impl Reply {
             length: queue.number()?,
             users: queue.number()?,
             since_ms: Some(queue.number()?).filter(|ms| *ms > 0),
-            drained: queue.drained()?,
+            outlook: queue.outlook()?,
         };
         Ok(FleetSnapshot { watched_since_ms, queue, slots, used, containers, starting, servers, failed_starts })
     }
@@ -143,9 +143,9 @@ impl Reply {
     }
 
     /// How fast the queue moves.
-    pub fn drained(&mut self) -> Result<Drained, StoreError> {
+    pub fn outlook(&mut self) -> Result<Outlook, StoreError> {
         let (lately, at_ms) = (self.text()?, self.text()?);
-        Ok(Drained { lately: parse("rate", &lately)?, at_ms: parse("time", &at_ms)? })
+        Ok(Outlook { lately: parse("rate", &lately)?, at_ms: parse("time", &at_ms)?, free: self.number()? })
     }
 
     /// A session as `shared.lua` lays it out: fields, connections, place in the queue from 0, and how fast that moves.
@@ -157,7 +157,7 @@ impl Reply {
             RedisValue::Null => None,
             rank => rank.as_u64(),
         };
-        let drained = parts.drained()?;
+        let outlook = parts.outlook()?;
         let details = Details {
             lease: fields.optional("lease")?.unwrap_or(0),
             version: if fields.0.contains_key("version") { fields.object("version")? } else { Map::new() },
@@ -178,7 +178,7 @@ impl Reply {
             ready: fields.0.contains_key("ready"),
             active_connections,
             queue_position: rank.map(|rank| rank + 1),
-            drained,
+            outlook,
             ended_at_ms: fields.optional("endedAt")?,
             end_reason: fields.optional("endReason")?,
         };

@@ -101,7 +101,7 @@ local function next_in_queue()
 end
 
 -- How fast the queue moves: how many have been served lately, where each counts for less as time goes by, to a third
--- after a minute. Returned as it was noted, and when; src/session.rs reckons with it.
+-- after a minute; and when that was noted. src/session.rs reckons with it.
 local function drained()
   local fields = redis.call('HMGET', FLEET, 'drained', 'drainedAt')
   return fields[1] or '0', fields[2] or '0'
@@ -113,13 +113,20 @@ local function note_drained(count, now)
   redis.call('HSET', FLEET, 'drained', string.format('%.6f', lately), 'drainedAt', now)
 end
 
+-- What can be said of how long somebody will wait: how fast the queue moves, and how many slots are free.
+local function outlook()
+  local fleet = redis.call('HMGET', FLEET, 'slots', 'used')
+  local lately, at = drained()
+  return lately, at, math.max(0, number(fleet[1]) - number(fleet[2]))
+end
+
 -- The session as the API shows it.
 local function session(id)
   return {
     redis.call('HGETALL', session_key(id)),
     redis.call('SCARD', connections_key(id)),
     redis.call('ZRANK', ORDER, id),
-    drained(),
+    outlook(),
   }
 end
 

@@ -4,7 +4,7 @@
 -- Replies: snapshot, watched_since, slots, used, [container fields..], [id, deadline, ..], [server id, last beat, ..],
 --   [failed starts, until when none is tried, when the last one failed, why],
 --   [sessions waiting, users waiting, since when the first of them or 0, how many were served lately, when that was
---   noted], [decision..]
+--   noted, slots that are free], [decision..]
 -- `watched_since` is when this began to be looked at without a gap longer than `blind_after`: after an
 --   outage, or with no server running, every heartbeat is old, and nobody must be judged by that.
 -- Atomic, or: a container that registers between two reads counts twice, or not at all.
@@ -27,6 +27,6 @@ return {
   'snapshot', number(fleet[1]), number(fleet[2]), number(fleet[3]), containers,
   redis.call('ZRANGE', STARTING, 0, -1, 'WITHSCORES'), redis.call('ZRANGE', SERVERS, 0, -1, 'WITHSCORES'),
   { failed[1] or 0, failed[2] or 0, failed[3] or 0, failed[4] or '' },
-  { redis.call('ZCARD', ORDER), redis.call('HLEN', WAITING), since or 0, drained() },
+  { redis.call('ZCARD', ORDER), redis.call('HLEN', WAITING), since or 0, outlook() },
   a.decisions > 0 and redis.call('LRANGE', DECISIONS, 0, a.decisions - 1) or {},
 }

@@ -309,4 +309,9 @@ async fn who_waits_is_told_for_about_how_long_and_who_is_refused_when_to_come_ba
     let retry: u64 = full.headers["retry-after-ms"].to_str().expect("a text").parse().expect("a number");
     assert!((6_000..7_000).contains(&retry), "{retry}");
     assert!(client.get(&format!("/sessions/{}", ids[0])).await.body.get("estimatedWaitMs").is_none(), "it is served");
+
+    // Where slots are free, nobody has to wait, however seldom somebody has come.
+    world.container("ctr-b").claim("ctr-b", 100, &[]).await;
+    let session = client.post("/sessions", &json!({})).await.body;
+    assert_eq!((&session["queuePosition"], &session["estimatedWaitMs"]), (&json!(1), &json!(0)));
 }
