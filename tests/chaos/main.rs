@@ -169,6 +169,7 @@ async fn settle(stage: &Stage) {
     );
     stage.end_by_hand().await;
     stage.end_servers().await;
+    stage.sweep_orphans().await;
     world::eventually(stage::PATIENCE, async || {
         let (processes, files) = stage.left();
         if processes.is_empty() && files.is_empty() {
