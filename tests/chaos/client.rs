@@ -271,7 +271,8 @@ impl<'a> Client<'a> {
     /// Through any server: the URL names the one that answered the create.
     async fn try_connect(&mut self, session: &Value) -> Connected {
         let id = session["id"].as_str().expect("an id");
-        let url = session["connectUrl"].as_str().expect("a URL");
+        // A create that is repeated may be answered with a session that has ended meanwhile.
+        let Some(url) = session["connectUrl"].as_str() else { return Connected::Ended };
         let server = usize::try_from(self.random.below(SERVERS as u64)).expect("small");
         let port = self.stage.port(server).to_string();
         let url =

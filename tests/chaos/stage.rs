@@ -115,12 +115,7 @@ impl Stage {
         };
         for server in 0..SERVERS {
             stage.start_server(server);
-            let url = format!("{}/ready", stage.url(server));
-            eventually(PATIENCE, async || match reqwest::get(&url).await {
-                Ok(answer) if answer.status() == 200 => Ok(()),
-                answer => Err(format!("{answer:?}")),
-            })
-            .await;
+            stage.is_ready(server).await;
         }
         for name in REAL {
             stage.start_by_hand(name);
@@ -245,6 +240,15 @@ impl Stage {
         let mut child = server.child.lock().expect("not poisoned");
         assert!(child.is_none());
         *child = Some(self.spawn(&[], &format!("server-{number}"), &vars));
+    }
+
+    async fn is_ready(&self, number: usize) {
+        let url = format!("{}/ready", self.url(number));
+        eventually(PATIENCE, async || match reqwest::get(&url).await {
+            Ok(answer) if answer.status() == 200 => Ok(()),
+            answer => Err(format!("{answer:?}")),
+        })
+        .await;
     }
 
     fn kill_server(&self, number: usize) {
@@ -491,6 +495,24 @@ impl Stage {
 
     pub async fn end_servers(&self) {
         join_all((0..SERVERS).map(|number| self.stop_server(number))).await;
+    }
+
+    /// What a container leaves that was killed after its server had been is swept by the next server that starts there.
+    pub async fn sweep_orphans(&self) {
+        let names = || {
+            processes::files(&self.root()).into_iter().filter_map(|dir| dir.file_name()?.to_str().map(str::to_owned))
+        };
+        let hits = self.hits.lock().expect("not poisoned").clone();
+        if names().next().is_none() || !names().all(|name| hits.iter().any(|(hit, ..)| *hit == name)) {
+            return;
+        }
+        self.start_server(0);
+        eventually(PATIENCE, async || {
+            if names().next().is_none() { Ok(()) } else { Err(format!("{:?}", names().collect::<Vec<_>>())) }
+        })
+        .await;
+        self.is_ready(0).await;
+        self.stop_server(0).await;
     }
 
     /// The processes and files that are left.
