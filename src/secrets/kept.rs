@@ -75,7 +75,7 @@ fn within(duration: Duration, now_ms: u64, since_ms: u64) -> bool {
 impl<T> Kept<T> {
     /// A value that never changes.
     pub fn fixed(name: &'static str, value: T) -> Self {
-        Self { read: None, ..Self::new(name, None, Some(Arc::new(value))) }
+        Self::new(name, None, Some(Arc::new(value)))
     }
 
     /// A value that is made when it is first needed.
