@@ -26,6 +26,7 @@ fn limits() -> Limits {
     Limits {
         max_pending: 10_000_000,
         max_per_user: 0,
+        creates_per_minute: 0,
         queue_wait_ms: 3_600_000,
         browser_wait_ms: 3_600_000,
         connect_wait_ms: 3_600_000,

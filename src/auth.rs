@@ -28,7 +28,11 @@ pub struct Caller {
 impl Caller {
     /// What holds for this client, where `general` holds for all.
     pub fn limits(&self, general: &Limits) -> Limits {
-        Limits { max_per_user: self.max_sessions.unwrap_or(general.max_per_user), ..general.clone() }
+        Limits {
+            max_per_user: self.max_sessions.unwrap_or(general.max_per_user),
+            creates_per_minute: self.creates_per_minute.unwrap_or(general.creates_per_minute),
+            ..general.clone()
+        }
     }
 }
 

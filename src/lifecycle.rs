@@ -40,7 +40,7 @@ pub async fn create(
     let doubt = Doubt::of(app, new, idempotency, &container);
     let created = app.store.create(new, idempotency, &container, limits, &app.policy, now_ms()).await?;
     let doubt = doubt.created();
-    if let Created::New { session, launch } = &created {
+    if let Created::New { session, launch, .. } = &created {
         tracing::info!(
             session.id = %session.id, user.id = %session.user_id, session.status = "pending",
             queue.position = session.queue_position, "session created"

@@ -205,6 +205,7 @@ impl Store {
                     "queue_wait": limits.queue_wait_ms,
                     "max_pending": limits.max_pending,
                     "max_per_user": limits.max_per_user,
+                    "per_minute": limits.creates_per_minute,
                     "container": container,
                     "start_wait": policy.start_wait_ms,
                     "policy": policy.as_json(),
@@ -216,13 +217,18 @@ impl Store {
             "created" => {
                 let session = reply.session()?.0;
                 let launch = (!reply.text()?.is_empty()).then(|| container.clone());
-                Ok(Created::New { session, launch })
+                let allowance = Allowance { left: reply.number()?, whole_in_ms: reply.number()? };
+                Ok(Created::New { session, launch, allowance })
             }
             "again" => Ok(Created::Again(reply.session()?.0)),
             "conflict" => Ok(Created::Conflict),
             "forgotten" => Ok(Created::Forgotten),
             "queue_full" => Ok(Created::QueueFull(reply.outlook()?)),
             "user_limit" => Ok(Created::UserLimit),
+            "too_fast" => {
+                let retry_ms = reply.number()?;
+                Ok(Created::TooFast { allowance: Allowance { left: 0, whole_in_ms: reply.number()? }, retry_ms })
+            }
             word => Err(unexpected("create", word)),
         }
     }

@@ -64,7 +64,10 @@ pub async fn observe(request: Request, next: Next) -> Response {
 
     let error = response.extensions_mut().remove::<ApiError>();
     if let Some(error) = &error {
+        // What the refusal carries besides stays.
+        let headers = std::mem::take(response.headers_mut());
         response = error.render(&request_id);
+        response.headers_mut().extend(headers);
     }
     let status = response.status().as_u16();
     let duration_ms = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX) as f64 / 1_000.0;

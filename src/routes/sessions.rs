@@ -3,7 +3,8 @@
 use aws_lc_rs::digest;
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
@@ -19,7 +20,7 @@ use crate::hex;
 use crate::ids::{ContainerId, SessionId, UserId};
 use crate::lifecycle;
 use crate::session::{EndReason, NewSession, Session, SessionStatus};
-use crate::store::{Created, Idempotency, PageEnd};
+use crate::store::{Allowance, Created, Idempotency, Limits, PageEnd};
 use crate::tokens::{Subject, Tokens};
 
 const DEFAULT_TIMEOUT_MINUTES: f64 = 60.0;
@@ -165,20 +166,41 @@ fn idempotency(headers: &HeaderMap, body: &[u8]) -> Result<Option<Idempotency>, 
     Ok(Some(Idempotency { key: hash(key), body: hash(body) }))
 }
 
+/// What is left of the user's creates in a minute, if they are limited: how many there may be, how many are left, and in
+/// how many seconds all of them are there again.
+fn rate_headers(limits: &Limits, allowance: &Allowance) -> HeaderMap {
+    let values = [limits.creates_per_minute, allowance.left, allowance.whole_in_ms.div_ceil(1_000)];
+    let named = ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"].map(HeaderName::from_static);
+    let limited = limits.creates_per_minute > 0;
+    named.into_iter().zip(values.map(HeaderValue::from)).filter(|_| limited).collect()
+}
+
 /// `POST /sessions`
 pub async fn create_session(
     State(app): State<App>,
     caller: Caller,
     headers: HeaderMap,
     JsonBody { value: request, bytes }: JsonBody<CreateSession>,
-) -> Result<(StatusCode, Json<SessionView>), ApiError> {
+) -> Result<Response, ApiError> {
     let idempotency = idempotency(&headers, &bytes)?;
     let tokens = app.tokens.get(now_ms()).await?;
     let limits = caller.limits(&app.limits);
     let new = request.check(caller.user)?;
     match lifecycle::create(&app, &new, idempotency.as_ref(), &limits).await? {
-        Created::New { session, .. } | Created::Again(session) => {
-            Ok((StatusCode::CREATED, Json(view(&app, &tokens, &headers, session))))
+        Created::New { session, allowance, .. } => {
+            let rate = rate_headers(&limits, &allowance);
+            Ok((StatusCode::CREATED, rate, Json(view(&app, &tokens, &headers, session))).into_response())
+        }
+        Created::Again(session) => {
+            Ok((StatusCode::CREATED, Json(view(&app, &tokens, &headers, session))).into_response())
+        }
+        Created::TooFast { allowance, retry_ms } => {
+            let error = ApiError::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "create_rate_limit",
+                format!("you may create {} sessions in a minute", limits.creates_per_minute),
+            );
+            Ok((rate_headers(&limits, &allowance), error.retry_after_ms(retry_ms)).into_response())
         }
         Created::Conflict => Err(ApiError::new(
             StatusCode::CONFLICT,

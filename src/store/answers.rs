@@ -12,6 +12,8 @@ pub struct Limits {
     pub max_pending: u64,
     /// 0: no limit.
     pub max_per_user: u64,
+    /// How many sessions a user may create in a minute. 0: no limit.
+    pub creates_per_minute: u64,
     /// How long a session may wait for a container.
     pub queue_wait_ms: u64,
     /// How long a claimed session may wait for its browser.
@@ -33,12 +35,26 @@ pub struct Idempotency {
     pub body: String,
 }
 
+/// What is left of how much a user may create in a minute; means something only if there is a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowance {
+    pub left: u64,
+    /// How long until all of it is there again.
+    pub whole_in_ms: u64,
+}
+
 #[derive(Debug)]
 pub enum Created {
     /// `launch` is the container whose start was reserved: start it, or give it back.
     New {
         session: Session,
         launch: Option<ContainerId>,
+        allowance: Allowance,
+    },
+    /// Its user has created as many within a minute as may be.
+    TooFast {
+        allowance: Allowance,
+        retry_ms: u64,
     },
     /// The same request made it before.
     Again(Session),

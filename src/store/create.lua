@@ -1,14 +1,15 @@
 -- Writes a session, puts it at the end of the queue, and reserves a container if slots are short.
 -- ARGV: now, id, user, timeout, expires_at, keep_alive, browser_settings and user_metadata (JSON texts),
---   queue_wait, max_pending, max_per_user (0: no limit), container (the id to reserve), start_wait,
+--   queue_wait, max_pending, max_per_user and per_minute (0: no limit), container (the id to reserve), start_wait,
 --   policy {sessions_per_container, warm_slots, min_containers, max_containers},
 --   idempotency? {key, body, ttl}
--- Replies: created, session, container id or ''
+-- Replies: created, session, container id or '', creates left, until all are back
 --          again, session           the same Idempotency-Key and body made it before
 --          conflict                 the same key, another body
 --          forgotten                the same key and body, but its session is no longer kept
 --          queue_full, how many were served lately, when that was noted, slots that are free
 --          user_limit
+--          too_fast, until one more may be created, until all may
 -- Atomic, or: two creates at the limit both get in; N creates at zero capacity each start a task of
 --   their own; a crash in between leaves a session that stands in no queue.
 local idempotency = given(a.idempotency) and P .. 'idempotency:' .. a.user .. ':' .. a.idempotency.key
@@ -20,11 +21,25 @@ if idempotency then
 end
 -- The client library repeats a command whose answer it lost with the connection.
 if redis.call('EXISTS', session_key(a.id)) == 1 then
-  return { 'created', session(a.id), redis.call('ZSCORE', STARTING, a.container) and a.container or '' }
+  return { 'created', session(a.id), redis.call('ZSCORE', STARTING, a.container) and a.container or '', 0, 0 }
 end
 if redis.call('ZCARD', ORDER) >= a.max_pending then return { 'queue_full', outlook() } end
 if a.max_per_user > 0 and redis.call('ZCARD', user_live_key(a.user)) >= a.max_per_user then
   return { 'user_limit' }
+end
+
+-- A user's creates take turns at even distances (the "generic cell rate algorithm"): those of one minute may come at
+-- once, and then each has to wait until one of them is a minute old. All that is kept is when the last turn taken is over.
+local MINUTE = 60000
+local left, back = 0, 0
+if a.per_minute > 0 then
+  local step = MINUTE / a.per_minute
+  local over = math.max(a.now, number(redis.call('HGET', user_rate_key(a.user), 'over'))) + step
+  back = over - a.now
+  if back > MINUTE + 0.5 then return { 'too_fast', math.ceil(back - MINUTE), math.ceil(back - step) } end
+  left = math.floor((MINUTE - back) / step + 0.001)
+  redis.call('HSET', user_rate_key(a.user), 'over', string.format('%.3f', over))
+  redis.call('PEXPIRE', user_rate_key(a.user), math.ceil(back))
 end
 
 local seq = redis.call('HINCRBY', FLEET, 'queueTail', 1)
@@ -47,4 +62,4 @@ if containers_short(a.policy, a.now) > 0 then
   reserved = a.container
 end
 publish('pending')
-return { 'created', session(a.id), reserved }
+return { 'created', session(a.id), reserved, left, math.ceil(back) }

@@ -25,6 +25,7 @@ local function container_key(id) return P .. 'container:' .. id end
 local function held_key(id) return P .. 'container:' .. id .. ':sessions' end
 local function server_key(id) return P .. 'server:' .. id .. ':connections' end
 local function user_sessions_key(id) return P .. 'user:' .. id .. ':sessions' end
+local function user_rate_key(id) return P .. 'user:' .. id .. ':rate' end
 local function user_live_key(id) return P .. 'user:' .. id .. ':live' end
 
 local function number(text) return tonumber(text or 0) or 0 end

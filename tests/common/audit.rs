@@ -197,7 +197,8 @@ impl Contents {
 
         accounted.extend(sessions.keys().map(|id| format!("session:{id}")));
         accounted.extend(self.sorted.keys().filter(|key| key.starts_with("user:")).cloned());
-        accounted.extend(self.hashes.keys().filter(|key| key.starts_with("idempotency:")).cloned());
+        let kept_by_time = |key: &&String| key.starts_with("idempotency:") || key.ends_with(":rate");
+        accounted.extend(self.hashes.keys().filter(kept_by_time).cloned());
         let indexes = ["pending-sessions", "pending-order", "session-deadlines", "session-retention", "containers"];
         accounted.extend(indexes.map(str::to_owned));
         accounted.extend(

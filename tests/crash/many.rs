@@ -219,7 +219,11 @@ async fn two_hundred_sessions_leave_nothing_behind_whatever_became_of_them() {
         let left = processes::browsers(&root).len();
         tokio::time::sleep(LOOK).await;
         // The server that still runs is one of `servers`; what looks have decided can be asked for a week.
-        if keys == ["fleet", "servers", "fleet-decisions"] && left == 0 { Ok(()) } else { Err(format!("{keys:?}, {left} browsers")) }
+        if keys == ["fleet", "servers", "fleet-decisions"] && left == 0 {
+            Ok(())
+        } else {
+            Err(format!("{keys:?}, {left} browsers"))
+        }
     })
     .await;
     scene.contents().await.check();

@@ -22,7 +22,7 @@ const SECOND: u64 = 1_000;
 async fn create(store: &Store, container: &ContainerId, now: u64) -> (SessionId, bool) {
     let new = new_session("user_a", false);
     match store.create(&new, None, container, &limits(), &policy(10), now).await.expect("redis answers") {
-        Created::New { session, launch } => (session.id, launch.is_some()),
+        Created::New { session, launch, .. } => (session.id, launch.is_some()),
         other => panic!("{other:?}"),
     }
 }

@@ -21,6 +21,7 @@ pub fn limits() -> Limits {
     Limits {
         max_pending: 1_000_000,
         max_per_user: 0,
+        creates_per_minute: 0,
         queue_wait_ms: 300_000,
         browser_wait_ms: 60_000,
         connect_wait_ms: 120_000,
@@ -279,7 +280,7 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
             let new = new_session(&format!("user_{user}"), *keep_alive);
             let created =
                 store.create(&new, None, &ContainerId::random(), &limits, &policy, now).await.expect("redis answers");
-            let Created::New { session, launch: None } = created else { panic!("{created:?}") };
+            let Created::New { session, launch: None, .. } = created else { panic!("{created:?}") };
             let index = model.sessions.len();
             model.sessions.push(Expected {
                 id: new.id,

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::audit::Contents;
-use crate::world::{World, claimed, eventually};
+use crate::world::{Answer, World, claimed, eventually};
 
 #[tokio::test]
 async fn a_session_is_answered_with_everything_its_client_needs() {
@@ -314,4 +314,48 @@ async fn who_waits_is_told_for_about_how_long_and_who_is_refused_when_to_come_ba
     world.container("ctr-b").claim("ctr-b", 100, &[]).await;
     let session = client.post("/sessions", &json!({})).await.body;
     assert_eq!((&session["queuePosition"], &session["estimatedWaitMs"]), (&json!(1), &json!(0)));
+}
+
+#[tokio::test]
+async fn a_user_creates_as_many_in_a_minute_as_may_be_and_is_told_what_is_left() {
+    let world = World::new(&[("CREATES_PER_MINUTE", "3"), ("MAX_SESSIONS_PER_USER", "4")]).await;
+    let client = world.client("key-one");
+    let rate = |answer: &Answer| {
+        let names = ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "retry-after"];
+        names.map(|name| {
+            answer.headers.get(name).map(|value| value.to_str().expect("a text").parse().expect("a number"))
+        })
+    };
+    // Some of the time may already be over.
+    let nearly = |seconds: Option<u64>, expected: u64| seconds.is_some_and(|s| (expected - 5..=expected).contains(&s));
+    for (left, reset) in [(2, 20), (1, 40), (0, 60)] {
+        let answer = client.post("/sessions", &json!({})).await;
+        let seen = rate(&answer);
+        assert_eq!((answer.status, seen[0], seen[1], seen[3]), (StatusCode::CREATED, Some(3), Some(left), None));
+        assert!(nearly(seen[2], reset), "{seen:?}");
+    }
+    for _ in 0..2 {
+        let answer = client.post("/sessions", &json!({})).await;
+        let seen = rate(&answer);
+        assert_eq!((answer.status, seen[0], seen[1]), (StatusCode::TOO_MANY_REQUESTS, Some(3), Some(0)));
+        assert_eq!(answer.body["code"], "create_rate_limit");
+        assert!(nearly(seen[2], 60) && nearly(seen[3], 20), "a refusal costs nothing: {seen:?}");
+    }
+    assert_eq!(world.client("key-two").post("/sessions", &json!({})).await.status, StatusCode::CREATED, "others may");
+
+    // As if the clock had gone on until one of them is a minute old.
+    let redis = world.redis.client().await;
+    let user = client.get("/sessions").await.body["sessions"][0]["userId"].as_str().expect("a user").to_owned();
+    let over = (wallcrawler::clock::now_ms() + 39_900).to_string();
+    crate::world::redis_command(&redis, &["HSET", &format!("user:{user}:rate"), "over", &over]).await;
+    let answer = client.post("/sessions", &json!({})).await;
+    assert_eq!((answer.status, rate(&answer)[1]), (StatusCode::CREATED, Some(0)));
+    // What is refused for another reason does not count as created.
+    let over = (wallcrawler::clock::now_ms() + 39_900).to_string();
+    crate::world::redis_command(&redis, &["HSET", &format!("user:{user}:rate"), "over", &over]).await;
+    let answer = client.post("/sessions", &json!({})).await;
+    assert_eq!(answer.body["code"], "session_limit");
+    let kept = crate::world::redis_command(&redis, &["HGET", &format!("user:{user}:rate"), "over"]).await;
+    assert_eq!(kept.into_string().as_deref(), Some(over.as_str()));
+    Contents::read(&redis).await.check();
 }
