@@ -41,6 +41,8 @@ pub struct Parts {
     pub known: Known,
     pub tokens: Kept<Tokens>,
     pub api_keys: Kept<ApiKeys>,
+    /// Whether the development key is accepted.
+    pub default_api_key: bool,
     pub metrics: Metrics,
     pub limits: Limits,
     pub policy: FleetPolicy,
@@ -126,6 +128,7 @@ impl App {
             known: Known::default(),
             tokens,
             api_keys,
+            default_api_key: config.default_api_key,
             metrics: Metrics::default(),
             limits: config.limits,
             policy: config.policy,

@@ -45,6 +45,10 @@ pub enum LambdaError {
         "REDIS_ENDPOINT must be set on Lambda, in every ENVIRONMENT: a Redis of this process's own would be lost with it"
     )]
     NoRedis,
+    #[error(
+        "API_KEYS or API_KEYS_SECRET_ARN must be set on Lambda, in every ENVIRONMENT: the development key is known to everybody"
+    )]
+    NoKeys,
     #[error("WEBSOCKET_API_ID must not be local on Lambda: a function can hold no sockets")]
     NoEmulator,
     #[error(transparent)]
@@ -62,6 +66,9 @@ pub async fn serve(config: Config) -> Result<(), LambdaError> {
 /// The application, with what this home can do and what it cannot.
 pub async fn boot(mut config: Config) -> Result<App, LambdaError> {
     let redis = config.redis_endpoint.clone().ok_or(LambdaError::NoRedis)?;
+    if config.default_api_key {
+        return Err(LambdaError::NoKeys);
+    }
     config.claim_pace = CLAIM_PACE;
     if matches!(config.addresses.websocket_api, Some(WebsocketApi::Local { .. })) {
         return Err(LambdaError::NoEmulator);

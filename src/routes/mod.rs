@@ -8,6 +8,7 @@ mod connections;
 pub mod events;
 mod fleet;
 mod health;
+mod host;
 #[cfg(feature = "native")]
 mod metrics;
 mod sessions;
@@ -53,6 +54,7 @@ pub fn router(app: App) -> Router {
         .method_not_allowed_fallback(async || {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this route does not take that method")
         })
+        .layer(middleware::from_fn_with_state(app.clone(), host::only_this_machine))
         .layer(middleware::from_fn_with_state(app.clone(), telemetry::count))
         .layer(middleware::from_fn(telemetry::observe))
         .with_state(app)

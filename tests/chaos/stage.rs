@@ -567,14 +567,7 @@ impl Drop for Stage {
             let _ = child.wait();
         }
         // Only what belongs to this run names its directory.
-        for _ in 0..100 {
-            let left = processes::naming(&self.tmp());
-            if left.is_empty() {
-                break;
-            }
-            left.into_iter().for_each(processes::kill);
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        processes::kill_all_naming(&self.tmp());
         let _ = std::fs::remove_dir_all(&self.dir);
     }
 }

@@ -36,6 +36,18 @@ pub fn naming(dir: &Path) -> Vec<u32> {
     all().filter(|&pid| pid != me && (names(&command_line(pid)) || names(&read(pid, "environ")))).collect()
 }
 
+/// Ends them all, those too that they start meanwhile.
+pub fn kill_all_naming(dir: &Path) {
+    for _ in 0..100 {
+        let left = naming(dir);
+        if left.is_empty() {
+            break;
+        }
+        left.into_iter().for_each(kill);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// The processes that lead browsers with their profiles in the directory.
 pub fn browsers(dir: &Path) -> Vec<u32> {
     let profile = format!("--user-data-dir={}/", dir.display());

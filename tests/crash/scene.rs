@@ -376,14 +376,7 @@ impl Drop for Scene {
             let _ = child.wait();
         }
         // Only what belongs to this test names its directory.
-        for _ in 0..100 {
-            let left = processes::naming(&self.tmp());
-            if left.is_empty() {
-                break;
-            }
-            left.into_iter().for_each(processes::kill);
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        processes::kill_all_naming(&self.tmp());
         let _ = std::fs::remove_dir_all(&self.dir);
     }
 }

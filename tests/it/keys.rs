@@ -4,7 +4,8 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use aws_lc_rs::digest;
-use axum::http::StatusCode;
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
 use axum::routing::get;
 use axum::{Router, middleware};
 use serde_json::{Value, json};
@@ -201,4 +202,29 @@ fn what_keys_cannot_be_made_of_is_said_and_never_repeated() {
         assert_eq!((said.code, said.out.as_str()), (Some(1), ""), "{complaint}");
         assert!(said.err.contains(complaint) && !said.err.contains("hunter2"), "{}", said.err);
     }
+}
+
+/// Whoever knows it: everybody.
+#[tokio::test]
+async fn the_development_key_serves_only_those_who_mean_this_machine() {
+    let world = World::new(&[("API_KEYS", "")]).await;
+    let ask = async |host: Option<&str>| {
+        let mut request = Request::get("/sessions").header("x-api-key", "wc_dev");
+        if let Some(host) = host {
+            request = request.header("host", host);
+        }
+        world.send(request.body(Body::empty()).expect("a request")).await
+    };
+    for host in ["localhost", "LOCALHOST:8080", "app.localhost:8080", "127.0.0.1:8080", "127.8.9.1", "[::1]:8080"] {
+        assert_eq!(ask(Some(host)).await.status, StatusCode::OK, "{host}");
+    }
+    let strange = ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:8080", "10.0.0.1", "a b", ""];
+    for host in strange.into_iter().map(Some).chain([None]) {
+        let answer = ask(host).await;
+        assert_eq!((answer.status, &answer.body["code"]), (StatusCode::MISDIRECTED_REQUEST, &json!("host_not_served")));
+    }
+    // With keys of one's own any name will do.
+    let world = World::new(&[]).await;
+    let request = Request::get("/sessions").header("x-api-key", "key-one").header("host", "api.example.com");
+    assert_eq!(world.send(request.body(Body::empty()).expect("a request")).await.status, StatusCode::OK);
 }

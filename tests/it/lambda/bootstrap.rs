@@ -224,6 +224,8 @@ async fn a_faulty_configuration_is_told_and_the_program_ends() {
     };
     let no_redis = told(&[]);
     assert!(no_redis.contains("REDIS_ENDPOINT must be set on Lambda"), "{no_redis}");
+    let no_keys = told(&[("REDIS_ENDPOINT", "127.0.0.1:9")]);
+    assert!(no_keys.contains("API_KEYS or API_KEYS_SECRET_ARN must be set on Lambda"), "{no_keys}");
     let faults = told(&[("ENVIRONMENT", "prod")]);
     for name in ["REDIS_ENDPOINT", "API_KEYS", "JWE_SECRET", "CDP_ENDPOINT"] {
         assert!(faults.contains(&format!("\n  {name}")), "{name} in {faults}");
