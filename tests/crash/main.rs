@@ -15,6 +15,7 @@ mod many;
 mod processes;
 mod redis_outage;
 mod scene;
+mod secrets_in_the_log;
 mod server_restart;
 mod starting;
 #[path = "../common/world.rs"]

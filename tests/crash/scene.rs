@@ -1,6 +1,7 @@
 //! Where a test plays: a directory and a Redis of its own, a server, containers, and an owner of sessions.
 //! When it is over nothing may be left of any of them.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -58,6 +59,7 @@ pub struct Scene {
     vars: Vec<(String, String)>,
     server: Option<Child>,
     by_hand: Vec<(String, Child)>,
+    tokens: HashMap<String, String>,
     http: reqwest::Client,
 }
 
@@ -108,7 +110,17 @@ impl Scene {
             all.push(((*name).to_owned(), (*value).to_owned()));
         }
         let http = reqwest::Client::builder().no_proxy().build().expect("a client");
-        Self { _stage: stage, redis, dir, port, vars: all, server: None, by_hand: Vec::new(), http }
+        Self {
+            _stage: stage,
+            redis,
+            dir,
+            port,
+            vars: all,
+            server: None,
+            by_hand: Vec::new(),
+            tokens: HashMap::new(),
+            http,
+        }
     }
 
     /// With a server that answers.
@@ -181,6 +193,7 @@ impl Scene {
     pub fn start_by_hand(&mut self, id: &str, vars: &[(&str, &str)]) -> u32 {
         let minted = Command::new(PROGRAM).args(["token", "container", id]).env("JWE_SECRET", SECRET).output();
         let minted = String::from_utf8(minted.expect("it runs").stdout).expect("a token");
+        self.tokens.insert(id.to_owned(), minted.trim().to_owned());
         let (endpoint, workdir) = (self.url(), self.workdir(id).display().to_string());
         let own = [
             ("CONTAINER_WORKDIR", workdir.as_str()),
@@ -196,6 +209,11 @@ impl Scene {
         let pid = child.id();
         self.by_hand.push((id.to_owned(), child));
         pid
+    }
+
+    /// The token with which a container was started by hand.
+    pub fn token_of(&self, id: &str) -> String {
+        self.tokens[id].clone()
     }
 
     /// What a container started by hand ended with.
@@ -293,9 +311,14 @@ impl Scene {
         .await
     }
 
+    /// What all processes have logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
     /// The log's entries with this message.
     pub fn logged(&self, message: &str) -> Vec<Value> {
-        let log = std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+        let log = self.log();
         let entries = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         entries.filter(|entry| entry["message"] == message).collect()
     }

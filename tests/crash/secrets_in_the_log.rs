@@ -1,0 +1,78 @@
+//! However much is logged, no secret is: no key, token, connect URL or body, of a server or of a container.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::cdp::Cdp;
+use crate::scene::{PATIENCE, Scene};
+use crate::world::{SECRET, eventually};
+
+const KEY: &str = "key-that-is-nowhere-in-the-log";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_with_everything_in_it_has_no_secret_in_it() {
+    for level in ["debug", "trace"] {
+        let keys = format!("{KEY},key-one");
+        let vars = [("API_KEYS", keys.as_str()), ("MAX_CONTAINERS", "0"), ("RUST_LOG", level)];
+        let mut scene = Scene::new(&vars).await;
+        scene.start_by_hand("ctr-mine", &[]);
+
+        // The whole life of a session, with a word of its own in everything that is somebody's.
+        let body = json!({
+            "userMetadata": {"note": "word-of-the-metadata"},
+            "browserSettings": {"viewport": {"width": 640, "height": 480}, "unknown": "word-of-the-settings"},
+        });
+        let send = async |method: &str, path: &str, body: &Value, key: &str| {
+            scene.send(method, path, body, ("x-api-key", key)).await.expect("the server listens")
+        };
+        let created = send("POST", "/sessions", &body, KEY).await;
+        assert_eq!(created.status, 201, "{created:?}");
+        let text = |name: &str| created.body[name].as_str().expect("a text").to_owned();
+        let (id, url, token) = (text("id"), text("connectUrl"), text("token"));
+        let mut cdp = Cdp::connect(&url).await;
+        assert_eq!(cdp.evaluate("'word-of-' + 'the-page'").await, "word-of-the-page");
+        let found = send("GET", &format!("/sessions/{id}/json/version?token={token}"), &Value::Null, KEY).await;
+        let discovered = found.body["webSocketDebuggerUrl"].as_str().expect("a URL").to_owned();
+        // What is refused is not logged either.
+        assert_eq!(send("GET", "/sessions", &Value::Null, "wrong-key-of-somebody").await.status, 401);
+        let forged = format!("/cdp?sessionId={id}&token=forged-token-of-somebody");
+        assert_eq!(send("GET", &forged, &Value::Null, KEY).await.status, 401);
+        let faulty = json!({"timeout": "word-of-a-faulty-body"});
+        assert_eq!(send("POST", "/sessions", &faulty, KEY).await.status, 400);
+        assert_eq!(send("DELETE", &format!("/sessions/{id}"), &Value::Null, KEY).await.status, 200);
+        assert_eq!(cdp.closed(PATIENCE).await.0, 4002);
+        eventually(PATIENCE, async || {
+            let ended = scene.logged("session ended").len();
+            if ended == 1 { Ok(()) } else { Err(format!("{ended} ended")) }
+        })
+        .await;
+
+        let container_token = scene.token_of("ctr-mine");
+        let log = scene.log();
+        assert!(log.contains("\"DEBUG\"") && log.contains(&id), "there is a log");
+        let discovered_token = discovered.split("token=").nth(1).expect("a token").to_owned();
+        let secrets: BTreeMap<&str, &str> = [
+            ("the API key", KEY),
+            ("a key that is refused", "wrong-key-of-somebody"),
+            ("the secret of the tokens", SECRET),
+            ("the client's token", &token),
+            ("the token of a discovered URL", &discovered_token),
+            ("the container's token", &container_token),
+            ("a forged token", "forged-token-of-somebody"),
+            ("the metadata", "word-of-the-metadata"),
+            ("the settings", "word-of-the-settings"),
+            ("a faulty body", "word-of-a-faulty-body"),
+            ("a CDP message", "word-of-"),
+        ]
+        .into();
+        let told: Vec<String> = secrets
+            .into_iter()
+            .filter_map(|(what, secret)| {
+                let line = log.lines().find(|line| line.contains(secret))?;
+                Some(format!("{level}: {what}: {}", line.chars().take(400).collect::<String>()))
+            })
+            .collect();
+        assert!(told.is_empty(), "{}", told.join("\n"));
+    }
+}
