@@ -61,7 +61,7 @@ pub async fn take_event(app: &App, body: &[u8], invocation: &Invocation) -> Resu
             tell_metrics(app, &invocation.function).await;
             Ok(done)
         }
-        ("aws.ecs", "ECS Task State Change") => task_changed(app, &event.detail, invocation.deadline_ms).await,
+        ("aws.ecs", "ECS Task State Change") => task_changed(app, &event.detail).await,
         (source, detail_type) => {
             tracing::error!(source, detail_type, "an event that nobody here understands");
             Err(EventError::Unknown)
@@ -113,7 +113,7 @@ async fn tell_metrics(app: &App, function: &str) {
 /// A task ends, or has ended. If it is one of our containers it gets no more work from the moment on at which its end
 /// is certain (two minutes ahead, if Spot takes it back), and it is lost as soon as it has ended, not when its heartbeat
 /// is missed. Then the fleet is looked at: what it held may want another container, and the schedule is a minute away.
-async fn task_changed(app: &App, detail: &Value, deadline_ms: u64) -> Result<Value, EventError> {
+async fn task_changed(app: &App, detail: &Value) -> Result<Value, EventError> {
     let stopped = detail["lastStatus"] == "STOPPED";
     if !stopped && detail["desiredStatus"] != "STOPPED" {
         return Ok(json!({ "ok": true, "ignored": "the task goes on" }));
@@ -131,8 +131,10 @@ async fn task_changed(app: &App, detail: &Value, deadline_ms: u64) -> Result<Val
     } else {
         lifecycle::drain(app, &container, &why).await?
     };
-    let look = if changed { look(app, deadline_ms).await } else { Value::Null };
-    Ok(json!({ "ok": true, "containerId": container, "look": look }))
+    if changed && let Err(error) = scaling::tick(app).await {
+        tracing::error!(error = %Causes(&error), "the look at the fleet failed");
+    }
+    Ok(json!({ "ok": true, "containerId": container }))
 }
 
 /// Why ECS ends a task, in its own words.
