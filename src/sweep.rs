@@ -29,7 +29,8 @@ pub fn occupy(workdir: &Path) -> io::Result<()> {
         let message = format!("{} is not empty, and no agent's", workdir.display());
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
     }
-    std::fs::set_permissions(workdir, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    // Browsers that are users of their own pass through it to their directories, and see of it no more.
+    std::fs::set_permissions(workdir, std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
     let me = getpid();
     let started = start_time(me).unwrap_or_default();
     std::fs::write(workdir.join(OWNER_FILE), format!("{} {started}\n", me.as_raw_nonzero()))

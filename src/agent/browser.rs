@@ -4,7 +4,9 @@
 //! removed, so a future that is cancelled half-way through a launch leaves nothing behind.
 
 use std::collections::HashMap;
+use std::fs::DirBuilder;
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -17,6 +19,7 @@ use tokio::process::{Child, ChildStderr, Command};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::account::Account;
 use super::devtools::{self, DevtoolsError};
 use super::flags::{Surroundings, command_line};
 use super::window::Windows;
@@ -124,8 +127,9 @@ impl Browser {
         let viewport = settings.viewport.unwrap_or(DEFAULT_VIEWPORT);
         let window = learned.windows.known(viewport).filter(|_| program.full);
         let line = command_line(program.full, settings, window.unwrap_or(viewport), &dir.join("profile"), surroundings);
-        std::fs::create_dir(&dir).map_err(LaunchError::Directory)?;
-        let mut child = match child::spawn(command(&program.path, &line, &dir)).await {
+        let account = surroundings.confinement.account();
+        make_home(&dir, account).map_err(LaunchError::Directory)?;
+        let mut child = match child::spawn(command(&program.path, &line, &dir, account)).await {
             Ok(child) => child,
             Err(error) => {
                 // It holds nothing yet.
@@ -271,9 +275,16 @@ fn parse_listening(line: &str) -> Option<Endpoint> {
     Some(Endpoint { port, path: path.to_owned() })
 }
 
+/// A directory that is the browser's alone.
+fn make_home(dir: &Path, account: Option<Account>) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(dir)?;
+    let owned = account.map_or(Ok(()), |account| account.own(dir));
+    owned.inspect_err(|_| drop(std::fs::remove_dir(dir)))
+}
+
 /// A browser's process: the leader of a group of its own, so that one signal reaches all of the browser and
 /// nothing else, in an environment made here: the agent's own holds its token.
-fn command(program: &Path, args: &[String], home: &Path) -> Command {
+fn command(program: &Path, args: &[String], home: &Path, account: Option<Account>) -> Command {
     let mut command = Command::new(program);
     command
         .args(args)
@@ -291,6 +302,9 @@ fn command(program: &Path, args: &[String], home: &Path) -> Command {
     if home.as_os_str().len() <= 60 {
         command.env("TMPDIR", home);
     }
+    if let Some(account) = account {
+        account.take(&mut command);
+    }
     child::die_with_parent(&mut command);
     command
 }
@@ -298,6 +312,7 @@ fn command(program: &Path, args: &[String], home: &Path) -> Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::account::Confinement;
 
     #[test]
     fn the_endpoint_is_read_from_the_line_that_names_it() {
@@ -318,7 +333,7 @@ mod tests {
         std::fs::write(&script, "#!/bin/sh\necho 'cannot open display' >&2\nexit 3\n").expect("written");
         std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("executable");
         let program = Program { path: script.clone(), full: false };
-        let surroundings = Surroundings { root: true, closed_loopback: false };
+        let surroundings = Surroundings { confinement: Confinement::NONE, closed_loopback: false };
         let error = Browser::launch(&program, &BrowserSettings::default(), &dir, surroundings, &Learned::default())
             .await
             .expect_err("no browser");

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use super::account::Confinement;
 use crate::browser_settings::{BrowserKind, BrowserSettings, DEFAULT_VIEWPORT, Viewport};
 
 /// Switches that hold for every browser. The second half is what the launchers of Playwright and
@@ -74,8 +75,7 @@ const LOOPBACK_HOSTS: [&str; 10] = [
 /// What the machine, rather than the session, has to say about a command line.
 #[derive(Debug, Clone, Copy)]
 pub struct Surroundings {
-    /// Chromium's own sandbox refuses to run for root.
-    pub root: bool,
+    pub confinement: Confinement,
     /// Nothing a page could want is on this machine's loopback interface.
     pub closed_loopback: bool,
 }
@@ -98,7 +98,7 @@ pub fn command_line(
         // Takes the bar that warns of --no-sandbox out of the page's height.
         line.push("--test-type".to_owned());
     }
-    if surroundings.root {
+    if !surroundings.confinement.sandbox {
         line.push("--no-sandbox".to_owned());
     }
     let closed = if surroundings.closed_loopback { &LOOPBACK_HOSTS[..] } else { &[] };
@@ -127,7 +127,7 @@ pub fn needs_full_browser(settings: &BrowserSettings) -> bool {
 mod tests {
     use super::*;
 
-    const TASK: Surroundings = Surroundings { root: true, closed_loopback: true };
+    const TASK: Surroundings = Surroundings { confinement: Confinement::NONE, closed_loopback: true };
 
     fn line(full: bool, settings: &BrowserSettings, surroundings: Surroundings) -> Vec<String> {
         command_line(full, settings, DEFAULT_VIEWPORT, Path::new("/w/b/profile"), surroundings)
@@ -168,7 +168,7 @@ mod tests {
                 .expect("always given")
         };
         assert!(rules(TASK).contains("MAP 127.* ~NOTFOUND"));
-        let open = rules(Surroundings { root: false, closed_loopback: false });
+        let open = rules(Surroundings { closed_loopback: false, ..TASK });
         assert!(!open.contains("127.*") && open.contains("MAP 169.254.* ~NOTFOUND"));
     }
 }

@@ -3,9 +3,10 @@
 //! outlives its process.
 //!
 //! [`claim`](self) is the loop that talks to the control plane, `life` what happens to one session, `browser` one
-//! Chromium, `warm` those launched ahead, `relay` the listener,
+//! Chromium, `account` whose processes it is, `warm` those launched ahead, `relay` the listener,
 //! `gateway` the clients whose sockets API Gateway holds.
 
+mod account;
 mod address;
 mod api;
 mod browser;
@@ -24,13 +25,14 @@ mod window;
 
 use std::future::Future;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::net::TcpListener;
 use tokio::task::spawn_blocking;
 
+use self::account::Confinement;
 use self::api::Api;
 use self::browser::{Browser, LaunchError, Learned, Program};
 use self::claim::ClaimLoop;
@@ -115,6 +117,15 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
     let workdir = config.workdir.clone();
     blocking(move || sweep::occupy(&workdir)).await.map_err(|error| unusable(&config.workdir, error))?;
     prepare_process();
+    let programs = [Some(browsers.default_program()), browsers.full_program()];
+    let programs: Vec<&Path> = programs.iter().flatten().map(|program| program.path.as_path()).collect();
+    let (learned, closed_loopback) = (Learned::default(), config.task_metadata.is_some());
+    let starts = async |confinement| {
+        let surroundings = Surroundings { confinement, closed_loopback };
+        let (program, settings) = (browsers.default_program(), BrowserSettings::default());
+        Browser::launch(&program, &settings, &config.workdir, surroundings, &learned).await.is_ok()
+    };
+    let confinement = Confinement::probe(&programs, &config.workdir, starts).await;
 
     let task_arn = match &config.task_metadata {
         Some(metadata) => task::task_arn(metadata).await,
@@ -125,11 +136,8 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
         address: address::advertised(config.advertise.as_deref(), bound, &config.api_endpoint),
         api,
         browsers,
-        surroundings: Surroundings {
-            root: rustix::process::geteuid().is_root(),
-            closed_loopback: config.task_metadata.is_some(),
-        },
-        learned: Learned::default(),
+        surroundings: Surroundings { confinement, closed_loopback },
+        learned,
         held: Held::new(config.max_sessions),
         routes: Routes::default(),
         warm: WarmPool::default(),
@@ -141,6 +149,8 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
         address = agent.address,
         max_sessions = agent.config.max_sessions,
         browser = %agent.browsers.default_program().path.display(),
+        accounts = confinement.accounts,
+        sandbox = confinement.sandbox,
         "the container is up"
     );
     let outcome = tokio::select! {

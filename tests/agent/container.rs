@@ -100,7 +100,7 @@ impl Drop for Container {
     }
 }
 
-fn command_line(pid: u32) -> String {
+pub fn command_line(pid: u32) -> String {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     String::from_utf8_lossy(&line).replace('\0', " ")
 }
@@ -205,6 +205,18 @@ impl Cdp {
     pub async fn navigate(&mut self, url: &str) -> Value {
         let session = self.attach().await;
         self.call_in(Some(&session), "Page.navigate", json!({ "url": url })).await
+    }
+
+    /// The text of a file of this machine, as a page gets it that it is chosen for. Null if the page gets nothing.
+    pub async fn upload(&mut self, file: &Path) -> Value {
+        self.navigate("about:blank").await;
+        let session = self.attach().await;
+        let input = "document.body.appendChild(Object.assign(document.createElement('input'), {type: 'file'}))";
+        let params = json!({ "expression": input });
+        let input = self.call_in(Some(&session), "Runtime.evaluate", params).await["result"]["objectId"].take();
+        let params = json!({ "objectId": input, "files": [file] });
+        self.call_in(Some(&session), "DOM.setFileInputFiles", params).await;
+        self.evaluate("document.querySelector('input').files[0].text().catch(() => null)").await
     }
 
     async fn attach(&mut self) -> String {

@@ -7,6 +7,7 @@ mod deliveries;
 mod gateway;
 mod gateway_client;
 mod gateway_limits;
+mod isolation;
 
 use std::time::Duration;
 
