@@ -1,6 +1,8 @@
 //! The native home's HTTP/1.1 server: takes connections from a listener and hands their requests to the
 //! router. What happens to a socket after an upgrade is the business of whoever accepted the upgrade.
 
+mod answered;
+
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -21,6 +23,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tower::Service as _;
 
+use self::answered::Answered;
+
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
     /// How long a new connection may take to send the head of its first request.
@@ -29,6 +33,8 @@ pub struct ServeOptions {
     /// connections (60 s in an ALB by default), or that would now and then send a request into a closing one
     /// and answer it with 502.
     pub keep_alive: Duration,
+    /// How long a client may take none of what it is being answered.
+    pub write_stall: Duration,
     /// Connections that speak HTTP. Those beyond wait in the listener's backlog. An upgraded connection counts
     /// no more.
     pub max_connections: usize,
@@ -43,6 +49,7 @@ impl Default for ServeOptions {
         Self {
             header_read_timeout: Duration::from_secs(10),
             keep_alive: Duration::from_secs(75),
+            write_stall: Duration::from_secs(30),
             max_connections: 20_000,
             max_head_bytes: 64 * 1024,
             drain_deadline: Duration::from_secs(25),
@@ -52,6 +59,9 @@ impl Default for ServeOptions {
 
 /// How long to let go of accepting when the process or the system has run out of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a server has accepted.
+pub type Accepted = Answered<TcpStream>;
 
 /// Serves until `shutdown` resolves; then takes no new connection and no new request, and returns when those
 /// in flight are answered or the deadline has passed. Handlers that are still running then are dropped, as is
@@ -139,7 +149,7 @@ async fn serve_connection(
         .timer(timer)
         .header_read_timeout(options.header_read_timeout)
         .max_buf_size(options.max_head_bytes.max(MIN_BUFFER))
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Answered::new(stream, options.write_stall)), service)
         .with_upgrades();
     let mut connection = pin!(connection);
     let ended = tokio::select! {

@@ -20,6 +20,8 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use crate::native::Accepted;
+
 /// The only version of the protocol there is (RFC 6455, section 4.1).
 pub const WEBSOCKET_VERSION: &str = "13";
 
@@ -252,11 +254,17 @@ fn random_key() -> String {
     BASE64.encode(bytes)
 }
 
+/// Of a socket that was dialled, or accepted.
 fn into_leg(upgraded: Upgraded) -> Option<Leg> {
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
+    let (stream, read_buf) = match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => (parts.io.into_inner(), parts.read_buf),
+        Err(upgraded) => {
+            let parts = upgraded.downcast::<TokioIo<Accepted>>().ok()?;
+            (parts.io.into_inner().into_inner(), parts.read_buf)
+        }
+    };
     // Copied even when it is empty: the slice would keep hyper's whole read buffer for as long as the leg lives.
-    let read_ahead = Bytes::copy_from_slice(&parts.read_buf);
-    Some(Leg { stream: parts.io.into_inner(), read_ahead })
+    Some(Leg { stream, read_ahead: Bytes::copy_from_slice(&read_buf) })
 }
 
 #[cfg(test)]

@@ -177,6 +177,22 @@ async fn a_connection_that_had_a_request_may_idle_for_longer_but_not_for_ever() 
 }
 
 #[tokio::test]
+async fn a_client_that_asks_and_does_not_read_is_cut_off() {
+    let options = ServeOptions { write_stall: Duration::from_millis(100), ..ServeOptions::default() };
+    let server = server(options).await;
+    let mut stream = connect(&server).await;
+    let body = "a".repeat(64 * 1024);
+    let request = format!("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let ask_on = async { while stream.write_all(request.as_bytes()).await.is_ok() {} };
+    timeout(SOON, ask_on).await.expect("cut off");
+    // Whoever reads slowly is answered all the same.
+    let mut slow = connect(&server).await;
+    ask(&mut slow, &request).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(read_until(&mut slow, &body).await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
 async fn a_server_that_is_told_to_stop_finishes_what_it_has_begun_and_begins_nothing() {
     let mut server = server(ServeOptions::default()).await;
     let (mut busy, mut idle) = (connect(&server).await, connect(&server).await);

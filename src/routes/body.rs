@@ -1,6 +1,7 @@
 //! Reading what a request carries: sizes first, then JSON, with every mistake told by the field's name.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
@@ -15,6 +16,8 @@ use crate::ids::{ConnectionId, SessionId};
 
 /// The largest body a request may have.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
+/// How long it may take to come: a slow line's 50 KB/s, and not a byte now and then.
+const BODY_DEADLINE: Duration = Duration::from_secs(20);
 
 /// A JSON body. An empty one is an empty object: some clients declare JSON and send nothing. Fields
 /// nobody here knows are tolerated.
@@ -33,10 +36,14 @@ async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
     if declared.is_some_and(|length| length > MAX_BODY_BYTES) {
         return Err(too_large());
     }
-    match Limited::new(body, MAX_BODY_BYTES).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-        Err(_) => Err(ApiError::invalid("the body could not be read to its end")),
+    match tokio::time::timeout(BODY_DEADLINE, Limited::new(body, MAX_BODY_BYTES).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(ApiError::invalid("the body could not be read to its end")),
+        Err(_) => {
+            let message = format!("the body did not come within {} seconds", BODY_DEADLINE.as_secs());
+            Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", message))
+        }
     }
 }
 
@@ -144,6 +151,18 @@ mod tests {
     struct Sample {
         max_sessions: Option<u32>,
         id: Option<SessionId>,
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_comes_a_byte_now_and_then_is_not_waited_for() {
+        let drip = futures_util::stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Some((Ok::<_, std::io::Error>(Bytes::from_static(b" ")), ()))
+        });
+        let began = tokio::time::Instant::now();
+        let error = read(&HeaderMap::new(), Body::from_stream(drip)).await.expect_err("never whole");
+        assert_eq!((error.status, error.code), (StatusCode::REQUEST_TIMEOUT, "body_too_slow"));
+        assert_eq!(began.elapsed(), BODY_DEADLINE);
     }
 
     #[test]
