@@ -8,6 +8,10 @@ use serde_json::{Map, Value};
 
 use crate::ids::{ContainerId, SessionId, UserId};
 
+/// How many clients may be connected to one session at a time. Each costs sockets on three machines; a swarm of agents
+/// needs some dozens.
+pub const MAX_CONNECTIONS: u64 = 100;
+
 /// `pending -> active -> ended`, never backwards, with one exception: a claimed session that no client
 /// has reached yet returns to `pending` when its container is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

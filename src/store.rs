@@ -23,7 +23,7 @@ use crate::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
 use crate::protocol::{
     ClaimRequest, ContainerPhase, HELD_BYTES, HELD_MESSAGES, HeldMessage, ReadyRequest, WaitingConnection,
 };
-use crate::session::{EndReason, NewSession, Session, SessionStatus};
+use crate::session::{EndReason, MAX_CONNECTIONS, NewSession, Session, SessionStatus};
 use connection::Connection;
 use failure::Failure;
 use reply::Reply;
@@ -374,7 +374,9 @@ impl Store {
         server: &ServerId,
         now_ms: u64,
     ) -> Result<Connect, StoreError> {
-        let args = json!({ "now": now_ms, "id": id, "connection": connection, "server": server });
+        let args = json!({
+            "now": now_ms, "id": id, "connection": connection, "server": server, "max_connections": MAX_CONNECTIONS,
+        });
         let mut reply = self.call(&self.scripts.connect, args).await?;
         match reply.word()?.as_str() {
             "ready" => {
@@ -384,6 +386,7 @@ impl Store {
             "waiting" => Ok(Connect::Waiting),
             "ended" => Ok(Connect::Ended(reply::parse("end reason", &reply.text()?)?)),
             "unknown" => Ok(Connect::Unknown),
+            "crowded" => Ok(Connect::Crowded),
             word => Err(unexpected("connect", word)),
         }
     }
@@ -421,12 +424,15 @@ impl Store {
 
     /// Enters a connection whose socket a gateway holds.
     pub async fn enter(&self, id: &SessionId, connection: &ConnectionId, now_ms: u64) -> Result<Entered, StoreError> {
-        let args = json!({ "now": now_ms, "id": id, "connection": connection });
+        let args = json!({
+            "now": now_ms, "id": id, "connection": connection, "max_connections": MAX_CONNECTIONS,
+        });
         let mut reply = self.call(&self.scripts.enter, args).await?;
         match reply.word()?.as_str() {
             "entered" => Ok(Entered::Now(reply.route()?)),
             "ended" => Ok(Entered::Ended(reply::parse("end reason", &reply.text()?)?)),
             "unknown" => Ok(Entered::Unknown),
+            "crowded" => Ok(Entered::Crowded),
             word => Err(unexpected("enter", word)),
         }
     }

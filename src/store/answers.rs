@@ -123,6 +123,8 @@ pub enum Connect {
     Waiting,
     Ended(EndReason),
     Unknown,
+    /// As many are connected as may be.
+    Crowded,
 }
 
 /// Where a session's container is reached, and what it must be shown.
@@ -148,6 +150,8 @@ pub enum Entered {
     Now(Option<Route>),
     Ended(EndReason),
     Unknown,
+    /// As many are connected as may be.
+    Crowded,
 }
 
 #[derive(Debug)]

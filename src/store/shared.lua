@@ -134,6 +134,12 @@ end
 -- Whether a gateway holds its socket, and not one of our servers.
 local function is_gateways(connection) return redis.call('HEXISTS', connection_key(connection), 'gateway') == 1 end
 
+-- Whether a session has no place for one more connection.
+local function crowded(id, connection, max)
+  local key = connections_key(id)
+  return redis.call('SCARD', key) >= max and redis.call('SISMEMBER', key, connection) == 0
+end
+
 -- The messages of a gateway's client that were kept in case another container would have to get them.
 local function forget_messages(session_id, connection)
   local count = redis.call('LLEN', messages_key(connection)) / 2

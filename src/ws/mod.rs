@@ -31,7 +31,7 @@ use crate::ids::{ConnectionId, ContainerId, SessionId};
 use crate::lifecycle;
 use crate::protocol::{DeliverRequest, GATEWAY_CALL_SECONDS, HELD_BYTES, HELD_MESSAGES};
 use crate::push::{Push, PushError, Pushed};
-use crate::session::EndReason;
+use crate::session::{EndReason, MAX_CONNECTIONS};
 use crate::store::{Entered, Routed, StoreError};
 use crate::tokens::{Subject, TokenError};
 
@@ -40,6 +40,8 @@ const BRING: Duration = Duration::from_secs(15);
 const BRING_PAUSE: Duration = Duration::from_millis(250);
 /// How long one delivery goes on sending. What is left then its container sends again.
 const DELIVER: Duration = Duration::from_secs(15);
+/// When one who found no place may look again.
+const CROWDED_RETRY_MS: u64 = 5_000;
 
 // With the last attempt, and a margin, within the time the gateway has.
 const _: () = assert!(BRING.as_secs() + ANSWER_TIMEOUT.as_secs() + 5 < GATEWAY_CALL_SECONDS);
@@ -100,6 +102,7 @@ pub async fn on_connect(app: &App, connection: &ConnectionId, uri: &Uri, headers
         Entered::Now(route) => route,
         Entered::Ended(reason) => return Err(gone(reason)),
         Entered::Unknown => return Err(ApiError::session_not_found()),
+        Entered::Crowded => return Err(crowded()),
     };
     tracing::info!(session.id = %id, connection.id = %connection, ready = route.is_some(), "client connected");
     if let Some(route) = route {
@@ -113,6 +116,12 @@ pub async fn on_connect(app: &App, connection: &ConnectionId, uri: &Uri, headers
         }
     }
     Ok(())
+}
+
+/// 429: what is connected already has to leave first.
+pub fn crowded() -> ApiError {
+    let message = format!("the session has {MAX_CONNECTIONS} connections, and takes no more");
+    ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too_many_connections", message).retry_after_ms(CROWDED_RETRY_MS)
 }
 
 /// A client has sent a message (`$default`). `message_id` is the gateway's name for it.

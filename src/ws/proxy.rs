@@ -12,7 +12,7 @@ use axum::response::{IntoResponse as _, Response};
 use serde_json::Value;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use super::{authorize, gone};
+use super::{authorize, crowded, gone};
 use crate::app::App;
 use crate::causes::Causes;
 use crate::clock::now_ms;
@@ -196,6 +196,7 @@ async fn reach(app: &App, id: &SessionId, watch: &mut SessionWatch) -> Result<(L
                 match answer {
                     Connect::Ended(reason) => return Err(gone(reason)),
                     Connect::Unknown => return Err(ApiError::session_not_found()),
+                    Connect::Crowded => return Err(crowded()),
                     Connect::Ready { .. } | Connect::Waiting => RECHECK,
                 }
             }

@@ -392,6 +392,7 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
                 Connect::Waiting => assert!(!expected.ready && expected.status != SessionStatus::Ended),
                 Connect::Ended(reason) => assert_eq!(Some(reason), expected.reason),
                 Connect::Unknown => assert!(expected.purge_at <= now),
+                Connect::Crowded => panic!("there are not so many"),
             }
         }
         Move::Disconnect { session, reached } => {
@@ -426,6 +427,7 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
                 }
                 Entered::Ended(reason) => assert_eq!(Some(reason), expected.reason),
                 Entered::Unknown => assert!(expected.purge_at <= now),
+                Entered::Crowded => panic!("there are not so many"),
             }
         }
         Move::Message { session, length } => {

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Map;
 use tokio::sync::Mutex;
-use wallcrawler::ids::{ContainerId, SessionId, UserId};
-use wallcrawler::protocol::{ClaimRequest, ContainerPhase};
-use wallcrawler::session::EndReason;
-use wallcrawler::store::{Created, EndedBy, Look, Store};
+use wallcrawler::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
+use wallcrawler::protocol::{ClaimRequest, ContainerPhase, ReadyRequest};
+use wallcrawler::session::{EndReason, MAX_CONNECTIONS};
+use wallcrawler::store::{Connect, Created, EndedBy, Entered, Look, Store};
 
 use crate::audit::Contents;
 use crate::model::{FIRST, START, claim_request, limits, new_session, policy};
@@ -206,4 +207,45 @@ async fn waiting_once_gives_nobody_a_place_further_back_later() {
     let other = create(&store, "user_two").await;
     let queue = Contents::read(&redis.client().await).await.queue();
     assert_eq!(queue, [other.to_string(), last.expect("created").to_string()]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn as_many_connections_as_a_session_may_have_get_in_however_many_come_at_once() {
+    let redis = Redis::start();
+    let store = Store::open(&redis.url(), "").expect("a store");
+    let id = create(&store, "user_1").await;
+    let (container, server): (ContainerId, ServerId) = (ContainerId::random(), ServerId::random());
+    store.claim(&claim_request(&container, 1, &[]), FIRST, &limits(), &policy(0), START).await.expect("redis answers");
+    let report = ReadyRequest { lease: 1, cdp_secret: "0123456789abcdef".to_owned(), version: Map::new() };
+    store.ready(&id, &container, &report, &limits(), START).await.expect("redis answers").expect("ready");
+
+    let tries = (0..MAX_CONNECTIONS + 30).map(|number| {
+        let (store, id, server) = (store.clone(), id.clone(), server.clone());
+        tokio::spawn(async move {
+            let connection = ConnectionId::random();
+            let entered = if number % 2 == 0 {
+                let connect = store.connect(&id, &connection, &server, START).await.expect("redis answers");
+                matches!(connect, Connect::Ready { .. })
+            } else {
+                matches!(store.enter(&id, &connection, START).await.expect("redis answers"), Entered::Now(_))
+            };
+            (connection, entered)
+        })
+    });
+    let (mut inside, mut outside) = (Vec::new(), 0);
+    for tried in tries.collect::<Vec<_>>() {
+        match tried.await.expect("no panic") {
+            (connection, true) => inside.push(connection),
+            (_, false) => outside += 1,
+        }
+    }
+    assert_eq!((inside.len() as u64, outside), (MAX_CONNECTIONS, 30));
+    // Who is in may come again, as after an outage; and who leaves makes room.
+    let connect =
+        async |connection: &ConnectionId| store.connect(&id, connection, &server, START).await.expect("redis answers");
+    assert!(matches!(connect(&inside[0]).await, Connect::Ready { .. }));
+    let next = ConnectionId::random();
+    assert!(matches!(connect(&next).await, Connect::Crowded));
+    store.disconnect(&inside[0], Some(&id), &limits(), START).await.expect("redis answers");
+    assert!(matches!(connect(&next).await, Connect::Ready { .. }));
 }
