@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -126,10 +127,10 @@ impl Server {
     /// Serves until `shutdown` resolves, then ends everything in order.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), ServerError> {
         let Self { app, local, listener, emulator, redis, background, root, .. } = self;
-        let mut router = routes::router(app.clone());
-        if let Some(emulator) = emulator {
-            router = router.merge(emulator.routes(Arc::new(app.clone()), app.sockets.clone(), app.stopping.clone()));
-        }
+        let emulator = emulator.map_or_else(Router::new, |emulator| {
+            emulator.routes(Arc::new(app.clone()), app.sockets.clone(), app.stopping.clone())
+        });
+        let router = routes::router_with(app.clone(), emulator);
         let stop_serving = CancellationToken::new();
         let serving = tokio::spawn(native::serve(
             listener,

@@ -27,6 +27,11 @@ use crate::telemetry;
 use crate::ws::proxy;
 
 pub fn router(app: App) -> Router {
+    router_with(app, Router::new())
+}
+
+/// The same, and routes of somebody else's beside them.
+pub fn router_with(app: App, others: Router<App>) -> Router {
     let router = Router::new()
         // Clients, by API key.
         .route("/sessions", get(sessions::list_sessions).post(sessions::create_session))
@@ -50,6 +55,7 @@ pub fn router(app: App) -> Router {
         .route("/sessions/{id}/json/version", get(proxy::discover))
         .route("/sessions/{id}/json/version/", get(proxy::discover));
     router
+        .merge(others)
         .fallback(async || ApiError::not_found("route_not_found", "no such route"))
         .method_not_allowed_fallback(async || {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this route does not take that method")

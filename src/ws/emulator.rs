@@ -25,10 +25,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use aws_lc_rs::rand;
+use axum::Router;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::any;
-use axum::{Router, middleware};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use futures_util::future::BoxFuture;
@@ -39,7 +39,6 @@ use tokio_util::task::TaskTracker;
 use crate::ids::ConnectionId;
 use crate::protocol::{GATEWAY_CALL_SECONDS, GATEWAY_MESSAGE_BYTES};
 use crate::push::{Push, PushError, Pushed};
-use crate::telemetry;
 
 use connection::Open;
 use gateway::Gateway;
@@ -113,19 +112,18 @@ impl Emulator {
 
     /// Where clients connect and the `@connections` API is: `/gateway/{stage}`. `integration` gets the events, the
     /// sockets are tasks of `sockets`, and end when `stopping` is cancelled.
-    pub fn routes(
+    pub fn routes<S: Clone + Send + Sync + 'static>(
         &self,
         integration: Arc<dyn Integration>,
         sockets: TaskTracker,
         stopping: CancellationToken,
-    ) -> Router {
+    ) -> Router<S> {
         let gateway = Gateway { emulator: self.clone(), integration, sockets, stopping };
         Router::new()
             .route("/gateway/{stage}", any(gateway::connect))
             .route("/gateway/{stage}/", any(gateway::connect))
             // `@connections` may come encoded.
             .route("/gateway/{stage}/{connections}/{connectionId}", any(management::manage))
-            .layer(middleware::from_fn(telemetry::observe))
             .with_state(gateway)
     }
 

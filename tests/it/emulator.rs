@@ -150,6 +150,7 @@ impl Gateway {
         let script = Arc::new(Script { emulator: emulator.clone(), address, seen: Mutex::default() });
         let (sockets, stopping) = (TaskTracker::new(), CancellationToken::new());
         let router = emulator.routes(script.clone(), sockets.clone(), stopping.clone());
+        let router = router.layer(axum::middleware::from_fn(wallcrawler::telemetry::observe));
         let serving = tokio::spawn(async move {
             serve(listener, router, ServeOptions::default(), std::future::pending()).await.expect("serves");
         });

@@ -223,8 +223,25 @@ async fn the_development_key_serves_only_those_who_mean_this_machine() {
         let answer = ask(host).await;
         assert_eq!((answer.status, &answer.body["code"]), (StatusCode::MISDIRECTED_REQUEST, &json!("host_not_served")));
     }
+    // A page elsewhere must not use it through a browser of this machine's, under its real name either. What Stagehand
+    // installs in a session's browser does.
+    let from = async |origin: &str| {
+        let request = Request::get("/sessions").header("x-api-key", "wc_dev").header("host", "127.0.0.1:8080");
+        world.send(request.header("origin", origin).body(Body::empty()).expect("a request")).await
+    };
+    for origin in ["http://localhost:3000", "https://app.localhost", "http://[::1]:8080", "chrome-extension://abc"] {
+        assert_eq!(from(origin).await.status, StatusCode::OK, "{origin}");
+    }
+    for origin in ["https://evil.example", "http://localhost.evil.example", "null", "", "file://"] {
+        let answer = from(origin).await;
+        assert_eq!((answer.status, &answer.body["code"]), (StatusCode::FORBIDDEN, &json!("origin_not_served")));
+    }
     // With keys of one's own any name will do.
     let world = World::new(&[]).await;
     let request = Request::get("/sessions").header("x-api-key", "key-one").header("host", "api.example.com");
-    assert_eq!(world.send(request.body(Body::empty()).expect("a request")).await.status, StatusCode::OK);
+    let request = request.header("origin", "https://app.example.com");
+    let answer = world.send(request.body(Body::empty()).expect("a request")).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    // Which the page does not get to read.
+    assert!(!answer.headers.keys().any(|name| name.as_str().starts_with("access-control-")), "{:?}", answer.headers);
 }

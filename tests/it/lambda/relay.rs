@@ -122,6 +122,7 @@ impl Cloud {
         let (api, runtime_api) = RuntimeApi::start().await;
         let emulator = Emulator::new(options);
         let routes = emulator.routes(Arc::new(Invocations(api.clone())), TaskTracker::new(), CancellationToken::new());
+        let routes = routes.layer(axum::middleware::from_fn(wallcrawler::telemetry::observe));
         let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let gateway = format!("{}/gateway", socket.local_addr().expect("bound"));
         let serve = wallcrawler::native::serve(socket, routes, Default::default(), std::future::pending());
