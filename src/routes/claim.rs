@@ -1,5 +1,7 @@
 //! What containers say: give me work, its browser answers, its browser is gone.
 
+use std::net::IpAddr;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -15,6 +17,9 @@ use crate::protocol::{
     ReadyRequest, ReadyResponse, ReportResponse,
 };
 use crate::session::EndReason;
+
+/// In characters. AWS gives none that is longer.
+const MAX_TASK_ARN: usize = 2_048;
 
 /// `POST /sessions/claim`
 pub async fn claim_sessions(
@@ -81,7 +86,25 @@ fn check(request: &ClaimRequest, caller: &ContainerCaller) -> Result<(), ApiErro
     if request.address.as_ref().is_some_and(|address| !is_address(address)) {
         return Err(ApiError::invalid("address: must be host:port"));
     }
+    // Whoever holds a container's token must not have us ask a cloud's own services.
+    if request.address.as_ref().is_some_and(|address| is_link_local(address)) {
+        return Err(ApiError::invalid("address: must not be link-local"));
+    }
+    let is_arn = |arn: &String| arn.len() <= MAX_TASK_ARN && arn.bytes().all(|b| b.is_ascii_graphic());
+    if request.task_arn.as_ref().is_some_and(|arn| !is_arn(arn)) {
+        return Err(ApiError::invalid(format!("taskArn: must be at most {MAX_TASK_ARN} visible ASCII characters")));
+    }
     Ok(())
+}
+
+/// Whether `host:port` is an address of the network on which clouds answer what a machine is.
+fn is_link_local(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    match host.trim_matches(['[', ']']).parse::<IpAddr>().map(|ip| ip.to_canonical()) {
+        Ok(IpAddr::V4(ip)) => ip.is_link_local(),
+        Ok(IpAddr::V6(ip)) => ip.is_unicast_link_local() || ip.segments()[..3] == [0xfd00, 0xec2, 0],
+        Err(_) => host.starts_with("169.254."),
+    }
 }
 
 /// `POST /sessions/{id}/ready`

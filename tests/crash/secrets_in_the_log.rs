@@ -21,7 +21,7 @@ async fn a_log_with_everything_in_it_has_no_secret_in_it() {
         // The whole life of a session, with a word of its own in everything that is somebody's.
         let body = json!({
             "userMetadata": {"note": "word-of-the-metadata"},
-            "browserSettings": {"viewport": {"width": 640, "height": 480}, "unknown": "word-of-the-settings"},
+            "browserSettings": {"viewport": {"width": 640, "height": 480}, "word-of-a-setting\n": "word-of-the-settings"},
         });
         let send = async |method: &str, path: &str, body: &Value, key: &str| {
             scene.send(method, path, body, ("x-api-key", key)).await.expect("the server listens")
@@ -62,6 +62,7 @@ async fn a_log_with_everything_in_it_has_no_secret_in_it() {
             ("a forged token", "forged-token-of-somebody"),
             ("the metadata", "word-of-the-metadata"),
             ("the settings", "word-of-the-settings"),
+            ("a setting's name", "word-of-a-setting"),
             ("a faulty body", "word-of-a-faulty-body"),
             ("a CDP message", "word-of-"),
         ]
