@@ -32,7 +32,7 @@ pub struct BrowserSettings {
     pub proxy_server: Option<String>,
     /// Hosts that are fetched directly all the same, as Chromium's `--proxy-bypass-list` takes them.
     pub proxy_bypass: Option<String>,
-    /// Settings nobody here knows: tolerated, and named in a log line.
+    /// Settings nobody here knows: tolerated, and counted in a log line.
     pub unknown: Vec<String>,
 }
 
@@ -72,8 +72,22 @@ const ALLOWED_SWITCHES: [&str; 22] = [
     "--window-size",
 ];
 
+/// What `--blink-settings` may set: the others include what keeps pages apart.
+const ALLOWED_BLINK_SETTINGS: [&str; 8] = [
+    "defaultFontSize",
+    "forceDarkModeEnabled",
+    "imagesEnabled",
+    "minimumFontSize",
+    "preferredColorScheme",
+    "prefersReducedMotion",
+    "primaryHoverType",
+    "primaryPointerType",
+];
+
 /// Chromium paints every pixel of the viewport: a larger one would be a way to exhaust the container.
 const MAX_VIEWPORT_PIXELS: u32 = 16_384;
+/// In all, about what four screens of 3840x2160 show: 128 MB.
+const MAX_VIEWPORT_AREA: u64 = 33_554_432;
 const MAX_ARGS: usize = 64;
 const MAX_TEXT: usize = 2_048;
 
@@ -139,7 +153,11 @@ fn viewport(value: &Value) -> Result<Viewport, InvalidSetting> {
                 |side| Ok(side as u32),
             )
     };
-    Ok(Viewport { width: side("width")?, height: side("height")? })
+    let viewport = Viewport { width: side("width")?, height: side("height")? };
+    if u64::from(viewport.width) * u64::from(viewport.height) > MAX_VIEWPORT_AREA {
+        return invalid("viewport", format!("must have at most {MAX_VIEWPORT_AREA} pixels"));
+    }
+    Ok(viewport)
 }
 
 /// The switches, and what a `--window-size` among them asks for: it is a viewport by another name.
@@ -164,10 +182,22 @@ fn args(value: &Value) -> Result<(Vec<String>, Option<Viewport>), InvalidSetting
             let side = |text: &str| text.parse().ok().filter(|side| (1..=MAX_VIEWPORT_PIXELS).contains(side));
             let sides = arg.split_once('=').and_then(|(_, size)| size.split_once(','));
             window = sides.and_then(|(width, height)| Some(Viewport { width: side(width)?, height: side(height)? }));
-            if window.is_none() {
-                return invalid(&field, "must be --window-size=WIDTH,HEIGHT");
+            if !window.is_some_and(|at| u64::from(at.width) * u64::from(at.height) <= MAX_VIEWPORT_AREA) {
+                return invalid(
+                    &field,
+                    format!("must be --window-size=WIDTH,HEIGHT, of at most {MAX_VIEWPORT_AREA} pixels"),
+                );
             }
             continue;
+        }
+        if switch == "--blink-settings" {
+            let allowed = |setting: &str| {
+                ALLOWED_BLINK_SETTINGS.contains(&setting.split_once('=').map_or(setting, |(name, _)| name))
+            };
+            if !arg.split_once('=').is_some_and(|(_, settings)| settings.split(',').all(allowed)) {
+                let allowed = ALLOWED_BLINK_SETTINGS.join(" ");
+                return invalid(&field, format!("sets what may not be set; allowed are {allowed}"));
+            }
         }
         args.push(arg.to_owned());
     }
@@ -256,6 +286,13 @@ mod tests {
             (json!({"args": ["https://example.com"]}), "browserSettings.args[0]"),
             (json!({"args": [1]}), "browserSettings.args[0]"),
             (json!({"args": ["--window-size=800"]}), "browserSettings.args[0]"),
+            (json!({"args": ["--window-size=16384,16384"]}), "browserSettings.args[0]"),
+            (json!({"viewport": {"width": 16384, "height": 16384}}), "browserSettings.viewport"),
+            (
+                json!({"args": ["--blink-settings=imagesEnabled=false,webSecurityEnabled=false"]}),
+                "browserSettings.args[0]",
+            ),
+            (json!({"args": ["--blink-settings"]}), "browserSettings.args[0]"),
             (json!({"args": ["--window-size=0,99999"]}), "browserSettings.args[0]"),
             (json!({"proxy": {"server": "example.com"}}), "browserSettings.proxy.server"),
             (json!({"proxy": {"server": "http://a:1,direct://"}}), "browserSettings.proxy.server"),

@@ -20,7 +20,7 @@ use crate::hex;
 use crate::ids::{ContainerId, SessionId, UserId};
 use crate::lifecycle;
 use crate::session::{EndReason, NewSession, Session, SessionStatus};
-use crate::store::{Allowance, Created, Idempotency, Limits, PageEnd};
+use crate::store::{Allowance, Created, Idempotency, PageEnd};
 use crate::tokens::{Subject, Tokens};
 
 const DEFAULT_TIMEOUT_MINUTES: f64 = 60.0;
@@ -166,13 +166,12 @@ fn idempotency(headers: &HeaderMap, body: &[u8]) -> Result<Option<Idempotency>, 
     Ok(Some(Idempotency { key: hash(key), body: hash(body) }))
 }
 
-/// What is left of the user's creates in a minute, if they are limited: how many there may be, how many are left, and in
-/// how many seconds all of them are there again.
-fn rate_headers(limits: &Limits, allowance: &Allowance) -> HeaderMap {
-    let values = [limits.creates_per_minute, allowance.left, allowance.whole_in_ms.div_ceil(1_000)];
+/// What is left of what a user may do, if it is limited: how often it may, how often still, and in how many seconds
+/// as often as ever.
+fn rate_headers(limit: u64, allowance: &Allowance) -> HeaderMap {
+    let values = [limit, allowance.left, allowance.whole_in_ms.div_ceil(1_000)];
     let named = ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"].map(HeaderName::from_static);
-    let limited = limits.creates_per_minute > 0;
-    named.into_iter().zip(values.map(HeaderValue::from)).filter(|_| limited).collect()
+    named.into_iter().zip(values.map(HeaderValue::from)).filter(|_| limit > 0).collect()
 }
 
 /// `POST /sessions`
@@ -188,7 +187,7 @@ pub async fn create_session(
     let new = request.check(caller.user)?;
     match lifecycle::create(&app, &new, idempotency.as_ref(), &limits).await? {
         Created::New { session, allowance, .. } => {
-            let rate = rate_headers(&limits, &allowance);
+            let rate = rate_headers(limits.creates_per_minute, &allowance);
             Ok((StatusCode::CREATED, rate, Json(view(&app, &tokens, &headers, session))).into_response())
         }
         Created::Again(session) => {
@@ -200,7 +199,7 @@ pub async fn create_session(
                 "create_rate_limit",
                 format!("you may create {} sessions in a minute", limits.creates_per_minute),
             );
-            Ok((rate_headers(&limits, &allowance), error.retry_after_ms(retry_ms)).into_response())
+            Ok((rate_headers(limits.creates_per_minute, &allowance), error.retry_after_ms(retry_ms)).into_response())
         }
         Created::Conflict => Err(ApiError::new(
             StatusCode::CONFLICT,
@@ -220,12 +219,15 @@ pub async fn create_session(
         .retry_after_ms(
             outlook.wait_ms(1, now_ms()).map_or(FULL_RETRY_MS, |ms| ms.clamp(*RETRY_MS.start(), *RETRY_MS.end())),
         )),
-        Created::UserLimit => Err(ApiError::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "session_limit",
-            format!("you have {} sessions, which is your limit: end one, or wait until one ends", limits.max_per_user),
-        )
-        .retry_after_ms(FULL_RETRY_MS)),
+        Created::UserLimit => {
+            let message = format!(
+                "you have {} sessions, which is your limit: end one, or wait until one ends",
+                limits.max_per_user
+            );
+            let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "session_limit", message);
+            let allowance = Allowance { left: 0, whole_in_ms: FULL_RETRY_MS };
+            Ok((rate_headers(limits.max_per_user, &allowance), error.retry_after_ms(FULL_RETRY_MS)).into_response())
+        }
     }
 }
 

@@ -252,6 +252,10 @@ async fn a_full_queue_is_503_and_a_full_account_429_and_both_say_when_to_come_ba
     two.create().await;
     let full = two.post("/sessions", &json!({})).await;
     assert_eq!((full.status, full.body["code"].clone()), (StatusCode::SERVICE_UNAVAILABLE, json!("queue_full")));
+    assert_eq!(
+        (&limited.headers["x-ratelimit-limit"], &limited.headers["x-ratelimit-remaining"]),
+        (&"2".parse().expect("a header"), &"0".parse().expect("a header"))
+    );
     for answer in [&limited, &full] {
         let header = |name: &str| answer.headers[name].to_str().expect("text").parse::<u64>().expect("a number");
         assert_eq!(header("retry-after") * 1_000, header("retry-after-ms"));
