@@ -182,7 +182,7 @@ fn args(value: &Value) -> Result<(Vec<String>, Option<Viewport>), InvalidSetting
             let side = |text: &str| text.parse().ok().filter(|side| (1..=MAX_VIEWPORT_PIXELS).contains(side));
             let sides = arg.split_once('=').and_then(|(_, size)| size.split_once(','));
             window = sides.and_then(|(width, height)| Some(Viewport { width: side(width)?, height: side(height)? }));
-            if !window.is_some_and(|at| u64::from(at.width) * u64::from(at.height) <= MAX_VIEWPORT_AREA) {
+            if window.is_none_or(|at| u64::from(at.width) * u64::from(at.height) > MAX_VIEWPORT_AREA) {
                 return invalid(
                     &field,
                     format!("must be --window-size=WIDTH,HEIGHT, of at most {MAX_VIEWPORT_AREA} pixels"),
@@ -194,7 +194,7 @@ fn args(value: &Value) -> Result<(Vec<String>, Option<Viewport>), InvalidSetting
             let allowed = |setting: &str| {
                 ALLOWED_BLINK_SETTINGS.contains(&setting.split_once('=').map_or(setting, |(name, _)| name))
             };
-            if !arg.split_once('=').is_some_and(|(_, settings)| settings.split(',').all(allowed)) {
+            if arg.split_once('=').is_none_or(|(_, settings)| !settings.split(',').all(allowed)) {
                 let allowed = ALLOWED_BLINK_SETTINGS.join(" ");
                 return invalid(&field, format!("sets what may not be set; allowed are {allowed}"));
             }
