@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::ids::{ContainerId, SessionId, UserId};
+use crate::ids::{ContainerId, ProjectId, SessionId, UserId};
 
 /// `pending -> active -> ended`, never backwards, with one exception: a claimed session that no client
 /// has reached yet returns to `pending` when its container is lost.
@@ -129,10 +129,14 @@ impl FromStr for SessionStatus {
 pub struct Session {
     pub id: SessionId,
     pub user_id: UserId,
+    /// That of the API key that created it.
+    pub project: Option<ProjectId>,
     pub status: SessionStatus,
     pub created_at_ms: u64,
     /// The last time a client connected, disconnected or otherwise touched it.
     pub last_activity_ms: u64,
+    /// When the container took it that it is in, or ended in.
+    pub started_at_ms: Option<u64>,
     pub expires_at_ms: u64,
     pub timeout_ms: u64,
     pub keep_alive: bool,
@@ -189,6 +193,7 @@ impl Outlook {
 pub struct NewSession {
     pub id: SessionId,
     pub user_id: UserId,
+    pub project: Option<ProjectId>,
     pub timeout_ms: u64,
     pub keep_alive: bool,
     pub browser_settings: Map<String, Value>,
