@@ -57,6 +57,7 @@ async fn create(store: &Store, owner: &UserId) -> SessionId {
     let new = NewSession {
         id: SessionId::random(),
         user_id: owner.clone(),
+        project: None,
         timeout_ms: 3_600_000,
         keep_alive: false,
         browser_settings: Map::new(),

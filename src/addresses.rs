@@ -47,6 +47,8 @@ pub struct Addresses {
     pub public_url: Option<String>,
     /// This service as containers reach it.
     pub api_endpoint: String,
+    /// The AWS region it runs in, if that is known: `AWS_REGION`.
+    pub region: Option<String>,
 }
 
 impl Addresses {
@@ -67,17 +69,20 @@ impl Addresses {
             Some(WebsocketApi::Local { stage }) => gateway_path(stage),
             None => "/cdp".to_owned(),
         };
-        let base = match &self.public_url {
-            // http -> ws, https -> wss.
-            Some(url) => url.replacen("http", "ws", 1),
-            None => {
-                // What ends TLS in front of us says so. A client that makes it up only misleads itself.
-                let tls = headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
-                let scheme = if tls { "wss" } else { "ws" };
-                format!("{scheme}://{}", requested_host(headers).unwrap_or("127.0.0.1"))
-            }
-        };
+        // http -> ws, https -> wss.
+        let base = self.base_url(headers).replacen("http", "ws", 1);
         format!("{base}{path}?sessionId={session}&token={token}")
+    }
+
+    /// This service as the client sees it.
+    pub fn base_url(&self, headers: &HeaderMap) -> String {
+        if let Some(url) = &self.public_url {
+            return url.clone();
+        }
+        // What ends TLS in front of us says so. A client that makes it up only misleads itself.
+        let tls = headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
+        let scheme = if tls { "https" } else { "http" };
+        format!("{scheme}://{}", requested_host(headers).unwrap_or("127.0.0.1"))
     }
 }
 

@@ -202,6 +202,7 @@ impl Config {
             websocket_api: env.websocket_api(dev),
             public_url: env.url("PUBLIC_URL", &["http", "https"]),
             api_endpoint: env.url("API_ENDPOINT", &["http", "https"]).unwrap_or_default(),
+            region: env.aws_region(),
         };
         let names = ["CDP_ENDPOINT", "ALB_DNS_NAME", "WEBSOCKET_API_ID", "PUBLIC_URL"];
         if names.iter().all(|name| env.text(name).is_none()) {

@@ -21,6 +21,8 @@ pub struct ApiError {
     pub code: &'static str,
     pub message: String,
     pub retry_after_ms: Option<u64>,
+    /// The answer will be the same: clients of the Browserbase API would repeat every 409 and 5xx.
+    final_answer: bool,
     cause: Option<Arc<dyn Error + Send + Sync>>,
 }
 
@@ -29,7 +31,7 @@ const DEPENDENCY_RETRY_MS: u64 = 1_000;
 
 impl ApiError {
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), retry_after_ms: None, cause: None }
+        Self { status, code, message: message.into(), retry_after_ms: None, final_answer: false, cause: None }
     }
 
     /// 400. The message names the field.
@@ -67,6 +69,12 @@ impl ApiError {
         self
     }
 
+    /// Has the clients of the Browserbase API not ask again.
+    pub fn not_to_be_retried(mut self) -> Self {
+        self.final_answer = true;
+        self
+    }
+
     /// Goes into the log, never to the client.
     pub fn caused_by(mut self, cause: impl Error + Send + Sync + 'static) -> Self {
         self.cause = Some(Arc::new(cause));
@@ -91,6 +99,9 @@ impl ApiError {
             let headers = response.headers_mut();
             headers.insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1_000)));
             headers.insert(HeaderName::from_static("retry-after-ms"), HeaderValue::from(ms));
+        }
+        if self.final_answer {
+            response.headers_mut().insert(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
         }
         response
     }

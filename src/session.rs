@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::ids::{ContainerId, SessionId, UserId};
+use crate::ids::{ContainerId, ProjectId, SessionId, UserId};
 
 /// How many clients may be connected to one session at a time. Each costs sockets on three machines; a swarm of agents
 /// needs some dozens.
@@ -133,10 +133,14 @@ impl FromStr for SessionStatus {
 pub struct Session {
     pub id: SessionId,
     pub user_id: UserId,
+    /// That of the API key that created it.
+    pub project: Option<ProjectId>,
     pub status: SessionStatus,
     pub created_at_ms: u64,
     /// The last time a client connected, disconnected or otherwise touched it.
     pub last_activity_ms: u64,
+    /// When the container took it that it is in, or ended in.
+    pub started_at_ms: Option<u64>,
     pub expires_at_ms: u64,
     pub timeout_ms: u64,
     pub keep_alive: bool,
@@ -193,6 +197,7 @@ impl Outlook {
 pub struct NewSession {
     pub id: SessionId,
     pub user_id: UserId,
+    pub project: Option<ProjectId>,
     pub timeout_ms: u64,
     pub keep_alive: bool,
     pub browser_settings: Map<String, Value>,

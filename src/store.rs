@@ -19,7 +19,7 @@ use fred::util::redis_keyslot;
 use serde_json::{Value, json};
 
 use crate::container::{FleetPolicy, FleetSnapshot};
-use crate::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
+use crate::ids::{ConnectionId, ContainerId, ProjectId, ServerId, SessionId, UserId};
 use crate::protocol::{
     ClaimRequest, ContainerPhase, HELD_BYTES, HELD_MESSAGES, HeldMessage, ReadyRequest, WaitingConnection,
 };
@@ -79,6 +79,7 @@ scripts!(
     ping,
     get,
     list,
+    usage,
     claim,
     ready,
     connect,
@@ -190,6 +191,16 @@ impl Store {
         policy: &FleetPolicy,
         now_ms: u64,
     ) -> Result<Created, StoreError> {
+        let (mut keyed, mut attempt) = (None, None);
+        match idempotency {
+            Some(Idempotency::Key { key, body }) => {
+                keyed = Some(json!({ "key": key, "body": body, "ttl": IDEMPOTENCY_MS }));
+            }
+            Some(Idempotency::Attempt { body, attempt: number }) => {
+                attempt = Some(json!({ "body": body, "attempt": number, "ttl": REPEAT_MS }));
+            }
+            None => {}
+        }
         let mut reply = self
             .call(
                 &self.scripts.create,
@@ -197,6 +208,7 @@ impl Store {
                     "now": now_ms,
                     "id": new.id,
                     "user": new.user_id,
+                    "project": new.project,
                     "timeout": new.timeout_ms,
                     "expires_at": now_ms + new.timeout_ms,
                     "keep_alive": new.keep_alive,
@@ -209,7 +221,8 @@ impl Store {
                     "container": container,
                     "start_wait": policy.start_wait_ms,
                     "policy": policy.as_json(),
-                    "idempotency": idempotency.map(|i| json!({ "key": i.key, "body": i.body, "ttl": IDEMPOTENCY_MS })),
+                    "idempotency": keyed,
+                    "again": attempt,
                 }),
             )
             .await?;
@@ -246,12 +259,15 @@ impl Store {
     pub async fn list(
         &self,
         user: &UserId,
-        status: Option<SessionStatus>,
+        wanted: &Wanted,
         limit: u64,
         after: Option<&PageEnd>,
     ) -> Result<(Vec<Session>, Option<PageEnd>), StoreError> {
         let after = after.map(|end| json!({ "created_at": end.created_at_ms, "id": end.id }));
-        let args = json!({ "user": user, "status": status, "limit": limit, "after": after, "scan": LIST_SCAN });
+        let args = json!({
+            "user": user, "status": wanted.status, "reasons": wanted.reasons, "metadata": wanted.metadata,
+            "limit": limit, "after": after, "scan": LIST_SCAN,
+        });
         let mut reply = self.call(&self.scripts.list, args).await?;
         match reply.word()?.as_str() {
             "page" => {
@@ -269,6 +285,15 @@ impl Store {
                 Ok((sessions, end))
             }
             word => Err(unexpected("list", word)),
+        }
+    }
+
+    /// How long the user's ended sessions of a project had a container, in milliseconds.
+    pub async fn usage(&self, user: &UserId, project: Option<&ProjectId>) -> Result<u64, StoreError> {
+        let mut reply = self.call(&self.scripts.usage, json!({ "user": user, "project": project })).await?;
+        match reply.word()?.as_str() {
+            "usage" => reply.number(),
+            word => Err(unexpected("usage", word)),
         }
     }
 
@@ -698,6 +723,8 @@ impl Store {
 
 /// How long an `Idempotency-Key` is remembered.
 const IDEMPOTENCY_MS: u64 = 24 * 60 * 60 * 1_000;
+/// How long a create that came without one is known again.
+const REPEAT_MS: u64 = 90_000;
 /// How many entries one page of a filtered list may look at, so that a rare status cannot make it long.
 const LIST_SCAN: u64 = 1_000;
 

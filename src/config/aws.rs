@@ -31,7 +31,7 @@ pub struct EcsOptions {
 
 impl Reader<'_> {
     /// As AWS's own programs are told it.
-    fn aws_region(&self) -> Option<String> {
+    pub(super) fn aws_region(&self) -> Option<String> {
         self.text("AWS_REGION").or_else(|| self.text("AWS_DEFAULT_REGION"))
     }
 

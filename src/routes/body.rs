@@ -31,7 +31,7 @@ fn too_large() -> ApiError {
     ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
 }
 
-async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
+pub async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
     let declared = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if declared.is_some_and(|length| length > MAX_BODY_BYTES) {
         return Err(too_large());
@@ -80,7 +80,8 @@ fn without_value(message: &str) -> String {
     let expected = match expected {
         "f64" => "a number",
         "u32" | "u64" => "a whole number, not negative",
-        "a map" | "struct CreateSession" => "an object",
+        "a map" => "an object",
+        other if other.starts_with("struct ") => "an object",
         other => other,
     };
     format!("{found}, expected {expected}")

@@ -4,6 +4,7 @@
 pub mod body;
 mod claim;
 mod connections;
+mod create;
 #[cfg(feature = "lambda")]
 pub mod events;
 mod fleet;
@@ -12,6 +13,7 @@ mod host;
 #[cfg(feature = "native")]
 mod metrics;
 mod sessions;
+mod v1;
 
 pub use body::SessionPath;
 
@@ -36,6 +38,8 @@ pub fn router_with(app: App, others: Router<App>) -> Router {
         // Clients, by API key.
         .route("/sessions", get(sessions::list_sessions).post(sessions::create_session))
         .route("/sessions/{id}", get(sessions::get_session).delete(sessions::delete_session))
+        // The same, as the clients of Browserbase ask for it.
+        .nest("/v1", v1::router())
         // Containers, by their own token: each reaches only the sessions it holds.
         .route("/sessions/claim", post(claim::claim_sessions))
         .route("/sessions/{id}/ready", post(claim::report_ready))

@@ -1,9 +1,8 @@
 //! Sessions, as clients see them.
 
-use aws_lc_rs::digest;
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,28 +10,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::body::{JsonBody, QueryOf, SessionPath};
+use super::create::{self, Refused};
 use crate::app::App;
 use crate::auth::Caller;
-use crate::browser_settings::BrowserSettings;
 use crate::clock::{now_ms, rfc3339};
 use crate::error::ApiError;
-use crate::hex;
-use crate::ids::{ContainerId, SessionId, UserId};
+use crate::ids::{ContainerId, ProjectId, SessionId, UserId};
 use crate::lifecycle;
 use crate::session::{EndReason, NewSession, Session, SessionStatus};
-use crate::store::{Allowance, Created, Idempotency, PageEnd};
+use crate::store::{PageEnd, Wanted};
 use crate::tokens::{Subject, Tokens};
 
 const DEFAULT_TIMEOUT_MINUTES: f64 = 60.0;
 const MAX_TIMEOUT_MINUTES: f64 = 360.0;
-/// As JSON, in bytes.
-const MAX_USER_METADATA: usize = 4_096;
-const MAX_BROWSER_SETTINGS: usize = 65_536;
-/// When nothing better is known: how long until a full queue or a full account may have room again.
-const FULL_RETRY_MS: u64 = 5_000;
-/// However fast or slowly the queue moves.
-const RETRY_MS: std::ops::RangeInclusive<u64> = 1_000..=60_000;
-
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CreateSession {
@@ -117,61 +107,25 @@ fn view(app: &App, tokens: &Tokens, headers: &HeaderMap, session: Session) -> Se
     }
 }
 
-fn json_size(object: &Map<String, Value>) -> usize {
-    serde_json::to_vec(object).map_or(usize::MAX, |json| json.len())
-}
-
 impl CreateSession {
-    fn check(self, user: UserId) -> Result<NewSession, ApiError> {
+    fn check(self, user: UserId, project: Option<ProjectId>) -> Result<NewSession, ApiError> {
         let minutes = self.timeout.unwrap_or(DEFAULT_TIMEOUT_MINUTES);
         if minutes.fract() != 0.0 || !(1.0..=MAX_TIMEOUT_MINUTES).contains(&minutes) {
             return Err(ApiError::invalid(format!(
                 "timeout: must be a whole number of minutes from 1 to {MAX_TIMEOUT_MINUTES}"
             )));
         }
-        let mut browser_settings = self.browser_settings.unwrap_or_default();
-        // They are ours to answer with, and come back from clients that send what they once received.
-        browser_settings.remove("cdpUrl");
-        browser_settings.remove("token");
-        if json_size(&browser_settings) > MAX_BROWSER_SETTINGS {
-            return Err(ApiError::invalid(format!(
-                "browserSettings: must be at most {MAX_BROWSER_SETTINGS} bytes of JSON"
-            )));
-        }
-        BrowserSettings::parse(&browser_settings).map_err(|error| ApiError::invalid(error.message))?;
-        let user_metadata = self.user_metadata.unwrap_or_default();
-        if json_size(&user_metadata) > MAX_USER_METADATA {
-            return Err(ApiError::invalid(format!("userMetadata: must be at most {MAX_USER_METADATA} bytes of JSON")));
-        }
         Ok(NewSession {
             id: SessionId::random(),
             user_id: user,
+            project,
             // Whole, and in range.
             timeout_ms: minutes as u64 * 60_000,
             keep_alive: self.keep_alive.unwrap_or(false),
-            browser_settings,
-            user_metadata,
+            browser_settings: create::browser_settings(self.browser_settings.unwrap_or_default())?,
+            user_metadata: create::user_metadata(self.user_metadata.unwrap_or_default())?,
         })
     }
-}
-
-/// The header and the body, both hashed: neither belongs into Redis as it is.
-fn idempotency(headers: &HeaderMap, body: &[u8]) -> Result<Option<Idempotency>, ApiError> {
-    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
-    let key = key.as_bytes();
-    if key.is_empty() || key.len() > 255 {
-        return Err(ApiError::invalid("Idempotency-Key: must have 1 to 255 characters"));
-    }
-    let hash = |bytes: &[u8]| hex::encode(digest::digest(&digest::SHA256, bytes).as_ref());
-    Ok(Some(Idempotency { key: hash(key), body: hash(body) }))
-}
-
-/// What is left of what a user may do, if it is limited: how often it may, how often still, and in how many seconds
-/// as often as ever.
-fn rate_headers(limit: u64, allowance: &Allowance) -> HeaderMap {
-    let values = [limit, allowance.left, allowance.whole_in_ms.div_ceil(1_000)];
-    let named = ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"].map(HeaderName::from_static);
-    named.into_iter().zip(values.map(HeaderValue::from)).filter(|_| limit > 0).collect()
 }
 
 /// `POST /sessions`
@@ -180,55 +134,13 @@ pub async fn create_session(
     caller: Caller,
     headers: HeaderMap,
     JsonBody { value: request, bytes }: JsonBody<CreateSession>,
-) -> Result<Response, ApiError> {
-    let idempotency = idempotency(&headers, &bytes)?;
-    let tokens = app.tokens.get(now_ms()).await?;
+) -> Result<Response, Refused> {
+    let idempotency = create::idempotency(&headers, &bytes)?;
+    let tokens = app.tokens.get(now_ms()).await.map_err(ApiError::from)?;
     let limits = caller.limits(&app.limits);
-    let new = request.check(caller.user)?;
-    match lifecycle::create(&app, &new, idempotency.as_ref(), &limits).await? {
-        Created::New { session, allowance, .. } => {
-            let rate = rate_headers(limits.creates_per_minute, &allowance);
-            Ok((StatusCode::CREATED, rate, Json(view(&app, &tokens, &headers, session))).into_response())
-        }
-        Created::Again(session) => {
-            Ok((StatusCode::CREATED, Json(view(&app, &tokens, &headers, session))).into_response())
-        }
-        Created::TooFast { allowance, retry_ms } => {
-            let error = ApiError::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                "create_rate_limit",
-                format!("you may create {} sessions in a minute", limits.creates_per_minute),
-            );
-            Ok((rate_headers(limits.creates_per_minute, &allowance), error.retry_after_ms(retry_ms)).into_response())
-        }
-        Created::Conflict => Err(ApiError::new(
-            StatusCode::CONFLICT,
-            "idempotency_conflict",
-            "Idempotency-Key: was used with another body within the last 24 hours",
-        )),
-        Created::Forgotten => Err(ApiError::new(
-            StatusCode::CONFLICT,
-            "idempotency_forgotten",
-            "Idempotency-Key: made a session that has ended and is no longer kept",
-        )),
-        Created::QueueFull(outlook) => Err(ApiError::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "queue_full",
-            "all browsers are taken, and the queue is full",
-        )
-        .retry_after_ms(
-            outlook.wait_ms(1, now_ms()).map_or(FULL_RETRY_MS, |ms| ms.clamp(*RETRY_MS.start(), *RETRY_MS.end())),
-        )),
-        Created::UserLimit => {
-            let message = format!(
-                "you have {} sessions, which is your limit: end one, or wait until one ends",
-                limits.max_per_user
-            );
-            let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "session_limit", message);
-            let allowance = Allowance { left: 0, whole_in_ms: FULL_RETRY_MS };
-            Ok((rate_headers(limits.max_per_user, &allowance), error.retry_after_ms(FULL_RETRY_MS)).into_response())
-        }
-    }
+    let new = request.check(caller.user, caller.project)?;
+    let (rate, session) = create::create(&app, &new, idempotency.as_ref(), &limits).await?;
+    Ok((StatusCode::CREATED, rate, Json(view(&app, &tokens, &headers, session))).into_response())
 }
 
 /// `GET /sessions/{id}`
@@ -299,7 +211,8 @@ pub async fn list_sessions(
         }
     };
     let tokens = app.tokens.get(now_ms()).await?;
-    let (sessions, end) = app.store.list(&caller.user, query.status, limit, after.as_ref()).await?;
+    let wanted = Wanted { status: query.status, ..Wanted::default() };
+    let (sessions, end) = app.store.list(&caller.user, &wanted, limit, after.as_ref()).await?;
     Ok(Json(SessionPage {
         sessions: sessions.into_iter().map(|session| view(&app, &tokens, &headers, session)).collect(),
         next_cursor: end.map(|end| URL_SAFE_NO_PAD.encode(format!("{} {}", end.created_at_ms, end.id))),

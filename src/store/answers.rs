@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::ids::{ContainerId, SessionId, UserId};
 use crate::protocol::WaitingConnection;
-use crate::session::{EndReason, Outlook, Session};
+use crate::session::{EndReason, Outlook, Session, SessionStatus};
 
 /// The times and limits that sessions live by.
 #[derive(Debug, Clone)]
@@ -28,11 +30,29 @@ pub struct Limits {
     pub max_leases: u64,
 }
 
-/// An `Idempotency-Key` and what it was sent with, both hashed.
+/// By what a create is known again when it is repeated. Keys and bodies are hashed.
 #[derive(Debug, Clone)]
-pub struct Idempotency {
-    pub key: String,
-    pub body: String,
+pub enum Idempotency {
+    /// An `Idempotency-Key` and what it was sent with.
+    Key { key: String, body: String },
+    /// A client that sends no key, but says how often it has tried before.
+    Attempt { body: String, attempt: u64 },
+}
+
+/// Which of a user's sessions are listed.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    pub status: Option<SessionStatus>,
+    /// Of those that have ended: why they did.
+    pub reasons: Option<Vec<EndReason>>,
+    pub metadata: Option<MetadataQuery>,
+}
+
+/// A text within `userMetadata`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MetadataQuery {
+    pub path: Vec<String>,
+    pub value: String,
 }
 
 /// What is left of how much a user may create in a minute; means something only if there is a limit.
@@ -73,7 +93,7 @@ pub struct Unanswered {
     pub session: SessionId,
     pub owner: UserId,
     pub container: ContainerId,
-    /// Its owner can come back for it with the same `Idempotency-Key`.
+    /// Its owner can come back for it: the repeated create is known again.
     pub wanted: bool,
 }
 

@@ -2,15 +2,16 @@
 -- ARGV: now, id, user, timeout, expires_at, keep_alive, browser_settings and user_metadata (JSON texts),
 --   queue_wait, max_pending, max_per_user and per_minute (0: no limit), container (the id to reserve), start_wait,
 --   policy {sessions_per_container, warm_slots, min_containers, max_containers},
---   idempotency? {key, body, ttl}
+--   project?, idempotency? {key, body, ttl}, or again? {body, attempt (0: the first), ttl}: what a client repeats without
+--   a key, with a body that others may send as well
 -- Replies: created, session, container id or '', creates left, until all are back
---          again, session           the same Idempotency-Key and body made it before
+--          again, session           the same Idempotency-Key and body made it before, or an attempt whose answer was lost
 --          conflict                 the same key, another body
 --          forgotten                the same key and body, but its session is no longer kept
 --          queue_full, how many were served lately, when that was noted, slots that are free
 --          user_limit
 --          too_fast, until one more may be created, until all may
--- Atomic, or: two creates at the limit both get in; N creates at zero capacity each start a task of
+-- Atomic, or: two creates at the limit both get in; two repeated creates are given the same session; N creates at zero capacity each start a task of
 --   their own; a crash in between leaves a session that stands in no queue.
 local idempotency = given(a.idempotency) and P .. 'idempotency:' .. a.user .. ':' .. a.idempotency.key
 if idempotency then
@@ -19,13 +20,44 @@ if idempotency then
   if before[2] and redis.call('EXISTS', session_key(before[2])) == 0 then return { 'forgotten' } end
   if before[2] then return { 'again', session(before[2]) } end
 end
+
+-- A client that repeats a create gets what the lost attempt made: the oldest session of that body that nobody has
+-- reached, and that nobody was given who has repeated as often. Whoever was refused before has lost nothing, and gets
+-- one of its own: otherwise it would share the browser of somebody who had sent the same body.
+local repeats = given(a.again) and repeats_key(a.user, a.again.body)
+local refused = repeats and refused_key(a.user, a.again.body)
+local LOOKS = 100
+if repeats then
+  redis.call('ZREMRANGEBYSCORE', repeats, '-inf', a.now - a.again.ttl)
+  local was_refused = a.again.attempt > 0 and number(redis.call('HGET', refused, 'count')) > 0
+  if was_refused then redis.call('HINCRBY', refused, 'count', -1) end
+  if a.again.attempt > 0 and not was_refused then
+    for _, id in ipairs(redis.call('ZRANGE', repeats, 0, LOOKS - 1)) do
+      local made = redis.call('HMGET', session_key(id), 'status', 'reached', 'attempt')
+      if not made[1] or made[1] == 'ended' or made[2] then
+        redis.call('ZREM', repeats, id)
+      elseif number(made[3]) < a.again.attempt then
+        redis.call('HSET', session_key(id), 'attempt', a.again.attempt)
+        return { 'again', session(id) }
+      end
+    end
+  end
+end
+local function refuse(answer)
+  if repeats then
+    redis.call('HINCRBY', refused, 'count', 1)
+    redis.call('PEXPIRE', refused, a.again.ttl)
+  end
+  return answer
+end
+
 -- The client library repeats a command whose answer it lost with the connection.
 if redis.call('EXISTS', session_key(a.id)) == 1 then
   return { 'created', session(a.id), redis.call('ZSCORE', STARTING, a.container) and a.container or '', 0, 0 }
 end
-if redis.call('ZCARD', ORDER) >= a.max_pending then return { 'queue_full', outlook() } end
+if redis.call('ZCARD', ORDER) >= a.max_pending then return refuse({ 'queue_full', outlook() }) end
 if a.max_per_user > 0 and redis.call('ZCARD', user_live_key(a.user)) >= a.max_per_user then
-  return { 'user_limit' }
+  return refuse({ 'user_limit' })
 end
 
 -- A user's creates take turns at even distances (the "generic cell rate algorithm"): those of one minute may come at
@@ -36,7 +68,9 @@ if a.per_minute > 0 then
   local step = MINUTE / a.per_minute
   local over = math.max(a.now, number(redis.call('HGET', user_rate_key(a.user), 'over'))) + step
   back = over - a.now
-  if back > MINUTE + 0.5 then return { 'too_fast', math.ceil(back - MINUTE), math.ceil(back - step) } end
+  if back > MINUTE + 0.5 then
+    return refuse({ 'too_fast', math.ceil(back - MINUTE), math.ceil(back - step) })
+  end
   left = math.floor((MINUTE - back) / step + 0.001)
   redis.call('HSET', user_rate_key(a.user), 'over', string.format('%.3f', over))
   redis.call('PEXPIRE', user_rate_key(a.user), math.ceil(back))
@@ -47,6 +81,7 @@ redis.call('HSET', session_key(a.id),
   'sessionId', a.id, 'userId', a.user, 'status', 'pending', 'createdAt', a.now, 'lastActivity', a.now,
   'timeout', a.timeout, 'expiresAt', a.expires_at, 'keepAlive', a.keep_alive and '1' or '0',
   'browserSettings', a.browser_settings, 'userMetadata', a.user_metadata, 'queueSeq', seq)
+if given(a.project) then redis.call('HSET', session_key(a.id), 'projectId', a.project) end
 join_queue(a.id, a.user, seq)
 redis.call('ZADD', user_sessions_key(a.user), a.now, a.id)
 redis.call('ZADD', user_live_key(a.user), a.now, a.id)
@@ -54,6 +89,11 @@ wait_for(a.id, a.now + a.queue_wait, 'queue_timeout')
 if idempotency then
   redis.call('HSET', idempotency, 'body', a.idempotency.body, 'sessionId', a.id)
   redis.call('PEXPIRE', idempotency, a.idempotency.ttl)
+end
+if repeats then
+  redis.call('ZADD', repeats, a.now, a.id)
+  redis.call('PEXPIRE', repeats, a.again.ttl)
+  redis.call('HSET', session_key(a.id), 'attempt', a.again.attempt)
 end
 
 local reserved = ''

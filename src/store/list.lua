@@ -1,7 +1,29 @@
 -- Reads a page of a user's sessions, newest first.
--- ARGV: user, limit, status? (pending, active or ended), after? {created_at, id}, scan (entries to look at)
+-- ARGV: user, limit, status? (pending, active or ended), reasons? (of which those that ended, ended for one),
+--   metadata? {path, value} (whose userMetadata has that text there), after? {created_at, id},
+--   scan (entries to look at)
 -- Replies: page, [session..], created_at and id of the last entry looked at if there may be more, else '', ''
 -- Atomic, or: a session that moves between two reads is listed twice or never.
+local reasons
+if given(a.reasons) then
+  reasons = {}
+  for _, reason in ipairs(a.reasons) do reasons[reason] = true end
+end
+
+local function is_wanted(id, status)
+  if given(a.status) and status ~= a.status then return false end
+  local key = session_key(id)
+  if reasons and not reasons[redis.call('HGET', key, 'endReason')] then return false end
+  local query = given(a.metadata) and a.metadata
+  if not query then return true end
+  local at = cjson.decode(redis.call('HGET', key, 'userMetadata'))
+  for _, name in ipairs(query.path) do
+    if type(at) ~= 'table' then return false end
+    at = at[name]
+  end
+  return at == query.value
+end
+
 local live_only = a.status == 'pending' or a.status == 'active'
 local index = live_only and user_live_key(a.user) or user_sessions_key(a.user)
 local from = given(a.after) and a.after.created_at or '+inf'
@@ -22,7 +44,7 @@ while #found < a.limit and looked < a.scan do
       if not status then
         redis.call('ZREM', index, id)
         offset = offset - 1
-      elseif not given(a.status) or status == a.status then
+      elseif is_wanted(id, status) then
         table.insert(found, session(id))
       end
     end

@@ -165,9 +165,11 @@ impl Reply {
         let session = Session {
             id: fields.parse("sessionId")?,
             user_id: fields.parse("userId")?,
+            project: fields.optional("projectId")?,
             status: fields.parse("status")?,
             created_at_ms: fields.parse("createdAt")?,
             last_activity_ms: fields.parse("lastActivity")?,
+            started_at_ms: fields.optional("claimedAt")?,
             expires_at_ms: fields.parse("expiresAt")?,
             timeout_ms: fields.parse("timeout")?,
             keep_alive: fields.text("keepAlive")? == "1",

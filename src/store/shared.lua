@@ -15,6 +15,7 @@ local TURNS, WAITING = P .. 'pending-turns', P .. 'pending-users'
 local DEADLINES, RETENTION = P .. 'session-deadlines', P .. 'session-retention'
 local CONTAINERS, STARTING, FLEET = P .. 'containers', P .. 'containers-starting', P .. 'fleet'
 local OPEN = P .. 'containers-open'
+local USAGE = P .. 'usage'
 local SERVERS, CLOSING, DECISIONS = P .. 'servers', P .. 'connections-closing', P .. 'fleet-decisions'
 
 local function session_key(id) return P .. 'session:' .. id end
@@ -26,6 +27,10 @@ local function held_key(id) return P .. 'container:' .. id .. ':sessions' end
 local function server_key(id) return P .. 'server:' .. id .. ':connections' end
 local function user_sessions_key(id) return P .. 'user:' .. id .. ':sessions' end
 local function user_rate_key(id) return P .. 'user:' .. id .. ':rate' end
+-- The creates of one body that a client may repeat without knowing whether they were carried out: the sessions they
+-- made, by time, and how many of them were refused.
+local function repeats_key(user, body) return P .. 'repeats:' .. user .. ':' .. body end
+local function refused_key(user, body) return repeats_key(user, body) .. ':refused' end
 local function user_live_key(id) return P .. 'user:' .. id .. ':live' end
 
 local function number(text) return tonumber(text or 0) or 0 end
@@ -182,12 +187,18 @@ local function leave_container(id, container, now)
   note_room(container)
 end
 
+-- How long a user's sessions had a container, in milliseconds: counted by project, when they end.
+local function usage_of(user, project) return user .. ' ' .. (project or '') end
+
 local function end_session(id, now, reason, retention)
   local key = session_key(id)
-  local fields = redis.call('HMGET', key, 'status', 'userId', 'containerId')
+  local fields = redis.call('HMGET', key, 'status', 'userId', 'containerId', 'claimedAt', 'projectId')
   local user, container = fields[2], fields[3]
   if fields[1] == 'pending' then leave_queue(id, user) end
   if container then leave_container(id, container, now) end
+  if fields[4] then
+    redis.call('HINCRBY', USAGE, usage_of(user, fields[5]), math.max(0, now - number(fields[4])))
+  end
   for _, connection in ipairs(redis.call('SMEMBERS', connections_key(id))) do
     -- Ours are closed by the server that holds them, which hears of the end.
     if is_gateways(connection) then redis.call('ZADD', CLOSING, now, connection .. ' ' .. reason) end
@@ -228,7 +239,7 @@ local function lose_session(id, now, queue_wait, max_leases, retention)
   for _, connection in ipairs(redis.call('SMEMBERS', connections_key(id))) do
     if not is_gateways(connection) then forget_connection(id, connection) end
   end
-  redis.call('HDEL', key, 'containerId', 'taskArn', 'ready', 'cdpSecret', 'version')
+  redis.call('HDEL', key, 'containerId', 'taskArn', 'claimedAt', 'ready', 'cdpSecret', 'version')
   redis.call('HSET', key, 'status', 'pending')
   rejoin_queue(id, fields[4])
   wait_for(id, now + queue_wait, 'queue_timeout')

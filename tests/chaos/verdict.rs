@@ -185,7 +185,7 @@ impl<'a> Verdict<'a> {
             (key.starts_with("session:") && key.matches(':').count() == 1)
                 || (key.starts_with("user:") && key.ends_with(":sessions"))
                 || key.starts_with("idempotency:")
-                || ["fleet", "fleet-decisions", "session-retention"].contains(&key)
+                || ["fleet", "usage", "fleet-decisions", "session-retention"].contains(&key)
         };
         let contents = &self.contents;
         let keys = contents.hashes.keys().chain(contents.sets.keys()).chain(contents.sorted.keys());

@@ -103,7 +103,7 @@ impl Contents {
 
     /// Panics unless everything fits together.
     pub fn check(&self) {
-        let mut accounted: BTreeSet<String> = ["fleet", "dev-jwe-secret"].map(str::to_owned).into();
+        let mut accounted: BTreeSet<String> = ["fleet", "usage", "dev-jwe-secret"].map(str::to_owned).into();
         let sessions = self.sessions();
         let with_status = |status: &str| -> BTreeSet<String> {
             sessions.iter().filter(|(_, hash)| hash["status"] == status).map(|(id, _)| id.clone()).collect()
@@ -199,6 +199,8 @@ impl Contents {
         accounted.extend(self.sorted.keys().filter(|key| key.starts_with("user:")).cloned());
         let kept_by_time = |key: &&String| key.starts_with("idempotency:") || key.ends_with(":rate");
         accounted.extend(self.hashes.keys().filter(kept_by_time).cloned());
+        let repeats = self.sorted.keys().chain(self.hashes.keys()).filter(|key| key.starts_with("repeats:"));
+        accounted.extend(repeats.cloned());
         let indexes = ["pending-sessions", "pending-order", "session-deadlines", "session-retention", "containers"];
         accounted.extend(indexes.map(str::to_owned));
         accounted.extend(

@@ -61,6 +61,7 @@ async fn create(app: &App, fate: Fate) -> String {
     let new = NewSession {
         id: SessionId::random(),
         user_id: app.api_keys.get(now_ms()).await.expect("keys").find("key-one").expect("a key").user.clone(),
+        project: None,
         timeout_ms: if fate == Fate::TimesOut { 2_000 } else { 600_000 },
         keep_alive: false,
         browser_settings: serde_json::Map::new(),

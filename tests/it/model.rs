@@ -48,6 +48,7 @@ pub fn new_session(user: &str, keep_alive: bool) -> NewSession {
     NewSession {
         id: SessionId::random(),
         user_id: user.parse().expect("an id"),
+        project: None,
         timeout_ms: 600_000,
         keep_alive,
         browser_settings: Map::new(),
@@ -128,6 +129,7 @@ struct Expected {
     status: SessionStatus,
     keep_alive: bool,
     lease: u64,
+    claimed_at: u64,
     container: Option<ContainerId>,
     ready: bool,
     reached: bool,
@@ -157,6 +159,8 @@ struct Model {
     idle_since: BTreeMap<ContainerId, u64>,
     /// What a gateway is to close, and since when.
     closing: BTreeMap<ConnectionId, (EndReason, u64)>,
+    /// How long each user's ended sessions had a container.
+    usage: BTreeMap<UserId, u64>,
 }
 
 impl Model {
@@ -218,6 +222,9 @@ impl Model {
         self.leave_container(index);
         let purge_at = self.now + limits().retention_ms;
         let session = &mut self.sessions[index];
+        if session.status == SessionStatus::Active {
+            *self.usage.entry(session.user.clone()).or_default() += self.now - session.claimed_at;
+        }
         session.status = SessionStatus::Ended;
         session.reason = Some(reason);
         session.ready = false;
@@ -288,6 +295,7 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
                 status: SessionStatus::Pending,
                 keep_alive: *keep_alive,
                 lease: 0,
+                claimed_at: 0,
                 container: None,
                 ready: false,
                 reached: false,
@@ -343,6 +351,7 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
                 session.status = SessionStatus::Active;
                 session.container = Some(id.clone());
                 session.lease += 1;
+                session.claimed_at = now;
                 expected.insert((session.id.clone(), session.lease));
                 model.containers.get_mut(&id).expect("registered").push(index);
                 model.wait_for(index, Some(now + limits.browser_wait_ms), EndReason::FailedToStart);
@@ -629,6 +638,10 @@ fn the_moves_do_what_the_model_says_in_any_order() {
                 let list = contents.lists.get(&format!("connection:{connection}:messages"));
                 assert_eq!(list.map_or(0, Vec::len), kept.len() * 2, "an id and a text for each message that is kept");
             }
+            for user in model.sessions.iter().map(|session| &session.user).collect::<BTreeSet<_>>() {
+                let used = store.usage(user, None).await.expect("redis answers");
+                assert_eq!(used, model.usage.get(user).copied().unwrap_or(0), "how long {user} had containers");
+            }
             for expected in &model.sessions {
                 match store.get(&expected.id).await.expect("redis answers") {
                     Some((session, _)) => {
@@ -656,10 +669,8 @@ fn the_moves_do_what_the_model_says_in_any_order() {
             store.closing(&closing, 1_000).await.expect("redis answers");
             let _ = store.lose_server(&server, None, 1_000, end).await.expect("redis answers");
             let left = Contents::read(&client).await;
-            assert_eq!(
-                left.hashes.keys().collect::<Vec<_>>(),
-                if left.hashes.is_empty() { vec![] } else { vec!["fleet"] }
-            );
+            // What was used stays accounted for.
+            assert!(left.hashes.keys().all(|key| ["fleet", "usage"].contains(&key.as_str())), "{left:?}");
             assert!(left.sets.is_empty() && left.sorted.is_empty() && left.lists.is_empty(), "{left:?}");
         });
         Ok(())

@@ -5,7 +5,7 @@ use wallcrawler::ids::{ConnectionId, ContainerId, ServerId, SessionId};
 use wallcrawler::protocol::ReadyRequest;
 use wallcrawler::session::EndReason;
 use wallcrawler::store::{
-    Connect, Created, Ended, EndedBy, Entered, Idempotency, Lost, Outcome, Routed, Store, StoreError,
+    Connect, Created, Ended, EndedBy, Entered, Idempotency, Lost, Outcome, Routed, Store, StoreError, Wanted,
 };
 
 use crate::model::{FIRST, START, claim_request, limits, new_session, policy};
@@ -21,7 +21,7 @@ pub fn connection(name: &str) -> ConnectionId {
 /// With a start of `container` reserved, if there is none yet.
 pub async fn create(store: &Store, container: &ContainerId) -> Result<SessionId, StoreError> {
     let new = new_session("user_1", false);
-    let idempotency = Idempotency { key: new.id.to_string(), body: "body".to_owned() };
+    let idempotency = Idempotency::Key { key: new.id.to_string(), body: "body".to_owned() };
     match store.create(&new, Some(&idempotency), container, &limits(), &policy(1), START).await? {
         Created::New { session, .. } => Ok(session.id),
         other => panic!("{other:?}"),
@@ -69,7 +69,8 @@ pub async fn make_all(store: &Store) {
     assert!(store.reach(&direct, &ours, START).await.expect("redis answers"));
 
     assert!(store.get(&direct).await.expect("redis answers").is_some());
-    let (listed, _) = store.list(&"user_1".parse().expect("an id"), None, 10, None).await.expect("redis answers");
+    let user = "user_1".parse().expect("an id");
+    let (listed, _) = store.list(&user, &Wanted::default(), 10, None).await.expect("redis answers");
     assert!(listed.len() >= 4);
     store.record(&serde_json::json!({ "at": "now" }), START).await.expect("redis answers");
     assert_eq!(store.show_fleet(START).await.expect("redis answers").1.len(), 1);
@@ -95,6 +96,7 @@ async fn end_all(store: &Store, container: &ContainerId, server: &ServerId, ids:
     let closing = store.closing(&[], 10).await.expect("redis answers");
     assert_eq!(closing, [(connection("early"), EndReason::Released)]);
     assert!(store.closing(&closing, 10).await.expect("redis answers").is_empty());
+    assert_eq!(store.usage(&user, None).await.expect("redis answers"), 0, "it had its container for no time");
     // Its client never came back, and its browser never came up.
     let expired = store.expire(&limits, 10, START + 61_000).await.expect("redis answers");
     let reasons: Vec<_> =

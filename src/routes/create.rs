@@ -1,0 +1,142 @@
+//! What every door that creates sessions has in common: the bounds of what is kept, when a create is a repeated one,
+//! and what a refusal is answered with.
+
+use aws_lc_rs::digest;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value};
+
+use crate::app::App;
+use crate::browser_settings::BrowserSettings;
+use crate::clock::now_ms;
+use crate::error::ApiError;
+use crate::hex;
+use crate::lifecycle;
+use crate::session::{NewSession, Session};
+use crate::store::{Allowance, Created, Idempotency, Limits};
+
+/// As JSON, in bytes.
+const MAX_USER_METADATA: usize = 4_096;
+const MAX_BROWSER_SETTINGS: usize = 65_536;
+/// When nothing better is known: how long until a full queue or a full account may have room again.
+const FULL_RETRY_MS: u64 = 5_000;
+/// However fast or slowly the queue moves.
+const RETRY_MS: std::ops::RangeInclusive<u64> = 1_000..=60_000;
+
+/// A refusal, with headers that say what is left of a limit.
+pub struct Refused(HeaderMap, ApiError);
+
+impl From<ApiError> for Refused {
+    fn from(error: ApiError) -> Self {
+        Self(HeaderMap::new(), error)
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.0, self.1).into_response()
+    }
+}
+
+fn json_size(object: &Map<String, Value>) -> usize {
+    serde_json::to_vec(object).map_or(usize::MAX, |json| json.len())
+}
+
+/// Checked, and without what is ours to answer with: it comes back from clients that send what they once received.
+pub fn browser_settings(mut settings: Map<String, Value>) -> Result<Map<String, Value>, ApiError> {
+    settings.remove("cdpUrl");
+    settings.remove("token");
+    if json_size(&settings) > MAX_BROWSER_SETTINGS {
+        return Err(ApiError::invalid(format!(
+            "browserSettings: must be at most {MAX_BROWSER_SETTINGS} bytes of JSON"
+        )));
+    }
+    BrowserSettings::parse(&settings).map_err(|error| ApiError::invalid(error.message))?;
+    Ok(settings)
+}
+
+pub fn user_metadata(metadata: Map<String, Value>) -> Result<Map<String, Value>, ApiError> {
+    if json_size(&metadata) > MAX_USER_METADATA {
+        return Err(ApiError::invalid(format!("userMetadata: must be at most {MAX_USER_METADATA} bytes of JSON")));
+    }
+    Ok(metadata)
+}
+
+fn hash(bytes: &[u8]) -> String {
+    hex::encode(digest::digest(&digest::SHA256, bytes).as_ref())
+}
+
+/// The header `Idempotency-Key` and the body, both hashed: neither belongs into Redis as it is.
+pub fn idempotency(headers: &HeaderMap, body: &[u8]) -> Result<Option<Idempotency>, ApiError> {
+    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = key.as_bytes();
+    if key.is_empty() || key.len() > 255 {
+        return Err(ApiError::invalid("Idempotency-Key: must have 1 to 255 characters"));
+    }
+    Ok(Some(Idempotency::Key { key: hash(key), body: hash(body) }))
+}
+
+/// The attempt of a client that sends no key and counts its attempts in `x-stainless-retry-count`, from 0.
+pub fn attempt(headers: &HeaderMap, body: &[u8]) -> Option<Idempotency> {
+    let attempt = headers.get("x-stainless-retry-count")?.to_str().ok()?.parse::<u32>().ok()?;
+    Some(Idempotency::Attempt { body: hash(body), attempt: attempt.into() })
+}
+
+/// What is left of what a user may do, if it is limited: how often it may, how often still, and in how many seconds
+/// as often as ever.
+fn rate_headers(limit: u64, allowance: &Allowance) -> HeaderMap {
+    let values = [limit, allowance.left, allowance.whole_in_ms.div_ceil(1_000)];
+    let named = ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"].map(HeaderName::from_static);
+    named.into_iter().zip(values.map(HeaderValue::from)).filter(|_| limit > 0).collect()
+}
+
+/// A new session, or the one that was created by the same request before, with what is left of the user's creates.
+pub async fn create(
+    app: &App,
+    new: &NewSession,
+    idempotency: Option<&Idempotency>,
+    limits: &Limits,
+) -> Result<(HeaderMap, Session), Refused> {
+    let error = match lifecycle::create(app, new, idempotency, limits).await.map_err(ApiError::from)? {
+        Created::New { session, allowance, .. } => return Ok((rate_headers(limits.creates_per_minute, &allowance), session)),
+        Created::Again(session) => return Ok((HeaderMap::new(), session)),
+        Created::TooFast { allowance, retry_ms } => {
+            let error = ApiError::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "create_rate_limit",
+                format!("you may create {} sessions in a minute", limits.creates_per_minute),
+            );
+            let rate = rate_headers(limits.creates_per_minute, &allowance);
+            return Err(Refused(rate, error.retry_after_ms(retry_ms)));
+        }
+        Created::Conflict => ApiError::new(
+            StatusCode::CONFLICT,
+            "idempotency_conflict",
+            "Idempotency-Key: was used with another body within the last 24 hours",
+        )
+        .not_to_be_retried(),
+        Created::Forgotten => ApiError::new(
+            StatusCode::CONFLICT,
+            "idempotency_forgotten",
+            "Idempotency-Key: made a session that has ended and is no longer kept",
+        )
+        .not_to_be_retried(),
+        Created::QueueFull(outlook) => {
+            let error = ApiError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "queue_full",
+                "all browsers are taken, and the queue is full",
+            );
+            let wait_ms = outlook.wait_ms(1, now_ms());
+            error.retry_after_ms(wait_ms.map_or(FULL_RETRY_MS, |ms| ms.clamp(*RETRY_MS.start(), *RETRY_MS.end())))
+        }
+        Created::UserLimit => {
+            let most = limits.max_per_user;
+            let message = format!("you have {most} sessions, which is your limit: end one, or wait until one ends");
+            let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "session_limit", message);
+            let rate = rate_headers(most, &Allowance { left: 0, whole_in_ms: FULL_RETRY_MS });
+            return Err(Refused(rate, error.retry_after_ms(FULL_RETRY_MS)));
+        }
+    };
+    Err(error.into())
+}

@@ -1,0 +1,64 @@
+//! Where Stagehand 3 begins: it asks its hosted API to start a session and to think for it. The session it gets; the
+//! thinking is not here, and where it is told so it does that itself, over the session's `connectUrl`.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse as _, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::parameters::CreateParameters;
+use crate::app::App;
+use crate::auth::Caller;
+use crate::error::ApiError;
+use crate::ids::SessionId;
+use crate::lifecycle;
+use crate::routes::body::{JsonBody, SessionPath};
+use crate::routes::create::{self, Refused};
+use crate::session::SessionStatus;
+
+/// What the model is asked with is in the body and the headers, too, and concerns nobody here.
+#[derive(Debug, Deserialize)]
+pub struct StartSession {
+    #[serde(rename = "browserbaseSessionCreateParams")]
+    parameters: Option<CreateParameters>,
+    /// One that is there already.
+    #[serde(rename = "browserbaseSessionID")]
+    session: Option<String>,
+}
+
+/// `POST /v1/sessions/start`
+pub async fn start_session(
+    State(app): State<App>,
+    caller: Caller,
+    headers: HeaderMap,
+    JsonBody { value, bytes }: JsonBody<StartSession>,
+) -> Result<Response, Refused> {
+    let started = |id: &SessionId| Json(json!({ "success": true, "data": { "sessionId": id, "available": false } }));
+    if let Some(id) = value.session {
+        let id: SessionId = id.parse().map_err(|_| ApiError::session_not_found())?;
+        return match app.store.get(&id).await.map_err(ApiError::from)? {
+            Some((session, _)) if session.user_id == caller.user && session.status != SessionStatus::Ended => {
+                Ok(started(&id).into_response())
+            }
+            _ => Err(ApiError::session_not_found().into()),
+        };
+    }
+    let idempotency = create::idempotency(&headers, &bytes)?;
+    let new = value.parameters.unwrap_or_default().check(&caller)?;
+    let (rate, session) = create::create(&app, &new, idempotency.as_ref(), &caller.limits(&app.limits)).await?;
+    Ok((rate, started(&session.id)).into_response())
+}
+
+/// `POST /v1/sessions/{id}/end`: the release, as Stagehand asks for it.
+pub async fn end_session(
+    State(app): State<App>,
+    caller: Caller,
+    SessionPath(id): SessionPath,
+) -> Result<Json<Value>, ApiError> {
+    match lifecycle::release(&app, &id, &caller.user).await? {
+        Some(_) => Ok(Json(json!({ "success": true }))),
+        None => Err(ApiError::session_not_found()),
+    }
+}

@@ -1,0 +1,76 @@
+"""The Python client of Browserbase, unmodified, and as strict as it can be: each answer must have all that its types
+say. Run by tests/e2e/python.test.mjs, which gives it the server's address in the client's own variables."""
+
+import asyncio
+import time
+
+import browserbase
+from browserbase import AsyncBrowserbase, Browserbase
+
+STATUSES = ("PENDING", "RUNNING")
+
+
+def fails(kind, run):
+    try:
+        run()
+    except kind as error:
+        return error
+    raise AssertionError(f"{kind.__name__} was expected")
+
+
+def sessions(bb):
+    created = bb.sessions.create(
+        project_id="of another service",
+        api_timeout=300.0,
+        keep_alive=True,
+        region="us-east-1",
+        user_metadata={"client": "python"},
+        browser_settings={"viewport": {"width": 1920.0, "height": 1080.0}, "block_ads": True},
+    )
+    assert created.status in STATUSES and created.connect_url.startswith("ws://"), created.status
+    assert created.user_metadata == {"client": "python"}
+    assert (created.expires_at - created.created_at).total_seconds() == 300
+    assert created.started_at is not None and created.ended_at is None
+    found = bb.sessions.retrieve(created.id)
+    assert found.id == created.id and found.connect_url
+    assert [one.id for one in bb.sessions.list(q="user_metadata['client']:'python'")] == [created.id]
+    for _ in range(2):
+        released = bb.sessions.update(created.id, status="REQUEST_RELEASE", project_id=created.project_id)
+        assert released.status == "COMPLETED" and released.ended_at is not None
+    assert bb.sessions.retrieve(created.id).connect_url is None
+    assert bb.sessions.list(status="COMPLETED")[0].id == created.id
+    assert bb.sessions.create().keep_alive is False
+
+
+def projects(bb):
+    (project,) = bb.projects.list()
+    assert bb.projects.retrieve(project.id).name == project.name
+    assert bb.projects.usage(project.id).proxy_bytes == 0
+
+
+def refusals(bb):
+    error = fails(browserbase.BadRequestError, lambda: bb.sessions.create(api_timeout=5))
+    assert error.body["message"].startswith("timeout: "), error
+    fails(browserbase.NotFoundError, lambda: bb.sessions.retrieve("nothing"))
+    fails(browserbase.AuthenticationError, lambda: bb.with_options(api_key="no key").sessions.list())
+    started = time.monotonic()
+    for run in (lambda: bb.contexts.create(), lambda: bb.extensions.create(file=("e.zip", b"x" * 600_000))):
+        error = fails(browserbase.InternalServerError, run)
+        assert (error.status_code, error.body["code"]) == (501, "not_available"), error
+    assert time.monotonic() - started < 0.45, "it was repeated"
+
+
+async def asynchronous():
+    async with AsyncBrowserbase(_strict_response_validation=True) as bb:
+        created = await asyncio.gather(*(bb.sessions.create(keep_alive=True) for _ in range(5)))
+        assert len({session.id for session in created}) == 5
+        for session in created:
+            await bb.sessions.update(session.id, status="REQUEST_RELEASE")
+
+
+with Browserbase(_strict_response_validation=True) as client:
+    sessions(client)
+    projects(client)
+    refusals(client)
+asyncio.run(asynchronous())
+print("all of it held")
