@@ -37,7 +37,7 @@ example: ## the example program, against the server that `make run` started
 	@scripts/prerequisites test
 	cd examples && npm ci && node open_a_page.mjs
 
-lint: ## formatting, clippy (also of the Lambda build), docs, scripts; every warning is an error
+lint: ## formatting, clippy (also of the Lambda build), docs, dependencies, scripts; every warning is an error
 	@scripts/lint
 
 format: ## put the Rust code into shape
