@@ -25,5 +25,6 @@ mod scripts;
 mod secrets;
 mod sessions;
 mod sockets;
+mod tokens;
 #[path = "../common/world.rs"]
 mod world;
