@@ -1,5 +1,6 @@
 //! The control plane, tested through its doors, on a real Redis.
 
+mod any_input;
 #[path = "../common/audit.rs"]
 mod audit;
 mod bad_input;
