@@ -2,7 +2,7 @@
 //! leads to.
 
 pub mod body;
-mod claim;
+pub mod claim;
 mod connections;
 #[cfg(feature = "lambda")]
 pub mod events;
@@ -11,7 +11,7 @@ mod health;
 mod host;
 #[cfg(feature = "native")]
 mod metrics;
-mod sessions;
+pub mod sessions;
 
 pub use body::SessionPath;
 

@@ -122,7 +122,8 @@ fn json_size(object: &Map<String, Value>) -> usize {
 }
 
 impl CreateSession {
-    fn check(self, user: UserId) -> Result<NewSession, ApiError> {
+    /// The session that is asked for, if it can be had.
+    pub fn check(self, user: UserId) -> Result<NewSession, ApiError> {
         let minutes = self.timeout.unwrap_or(DEFAULT_TIMEOUT_MINUTES);
         if minutes.fract() != 0.0 || !(1.0..=MAX_TIMEOUT_MINUTES).contains(&minutes) {
             return Err(ApiError::invalid(format!(

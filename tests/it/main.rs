@@ -4,6 +4,8 @@ mod any_input;
 #[path = "../common/audit.rs"]
 mod audit;
 mod bad_input;
+#[cfg(feature = "lambda")]
+mod corpus;
 mod ecs;
 mod emulator;
 mod failed_starts;
