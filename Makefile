@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test test-e2e test-lambda chaos example lint format lambda bench bench-lambda prerequisites
+.PHONY: help run test test-e2e test-lambda chaos fuzz example lint format lambda bench bench-lambda prerequisites
 
 # rustup puts cargo here, and not every shell has it on its path.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -33,11 +33,16 @@ chaos: ## everything killed, frozen and cut off at once; SECONDS=300 SEED=7 says
 	@scripts/prerequisites run
 	cargo test --test chaos
 
+fuzz: SECONDS := $(or $(SECONDS),180)
+fuzz: ## tokens, commands, bodies and events, from random bytes; SECONDS=180 for each, TARGETS="tokens bodies" picks some
+	@scripts/prerequisites run
+	@scripts/fuzz $(SECONDS) $(TARGETS)
+
 example: ## the example program, against the server that `make run` started
 	@scripts/prerequisites test
 	cd examples && npm ci && node open_a_page.mjs
 
-lint: ## formatting, clippy (also of the Lambda build), docs, scripts; every warning is an error
+lint: ## formatting, clippy (also of the Lambda build), docs, dependencies, scripts; every warning is an error
 	@scripts/lint
 
 format: ## put the Rust code into shape

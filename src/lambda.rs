@@ -163,7 +163,7 @@ impl Entry {
 
 /// The request as its client meant it: without the stage in its path, and with the host and the request id
 /// that stand in the context, if it brought none.
-fn as_sent(request: lambda_http::Request) -> Request<Body> {
+pub fn as_sent(request: lambda_http::Request) -> Request<Body> {
     let raw = request.raw_http_path();
     let (path, host, request_id) = match request.request_context_ref() {
         Some(RequestContext::ApiGatewayV2(context)) => {

@@ -84,6 +84,9 @@ struct Claims {
     /// Seconds since the Unix epoch.
     iat: u64,
     exp: u64,
+    /// Not in ours, but whoever writes it means it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nbf: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -131,7 +134,7 @@ impl Tokens {
             Subject::View { session, user } => (Role::View, session.to_string(), Some(user.clone())),
             Subject::Container(container) => (Role::Container, container.to_string(), None),
         };
-        let claims = Claims { role, sub, uid, iat: now_ms / 1_000, exp: expires_at_ms.div_ceil(1_000) };
+        let claims = Claims { role, sub, uid, iat: now_ms / 1_000, exp: expires_at_ms.div_ceil(1_000), nbf: None };
         let keys = &self.keys[0];
         let signed = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &keys.sign)
             .expect("plain claims can be serialized and HMAC takes any key");
@@ -161,6 +164,9 @@ impl Tokens {
         .ok_or(TokenError::Invalid)?;
         if claims.exp.saturating_mul(1_000).saturating_add(CLOCK_SKEW_MS) <= now_ms {
             return Err(TokenError::Expired);
+        }
+        if claims.nbf.is_some_and(|from| from.saturating_mul(1_000) > now_ms.saturating_add(CLOCK_SKEW_MS)) {
+            return Err(TokenError::Invalid);
         }
         let subject = match (claims.role, claims.uid) {
             (Role::Connect, Some(user)) => claims.sub.parse().ok().map(|session| Subject::Connect { session, user }),

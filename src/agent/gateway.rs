@@ -6,8 +6,8 @@
 
 mod carry;
 mod delivery;
-mod fit;
-mod resequencer;
+pub mod fit;
+pub mod resequencer;
 pub mod routes;
 
 use std::collections::HashMap;

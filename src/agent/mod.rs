@@ -15,7 +15,7 @@ mod config;
 mod devtools;
 pub mod find;
 mod flags;
-mod gateway;
+pub mod gateway;
 mod held;
 mod life;
 mod relay;

@@ -53,7 +53,8 @@ pub async fn claim_sessions(
     }))
 }
 
-fn check(request: &ClaimRequest, caller: &ContainerCaller) -> Result<(), ApiError> {
+/// Whether the container may ask so, and whether it makes sense.
+pub fn check(request: &ClaimRequest, caller: &ContainerCaller) -> Result<(), ApiError> {
     if request.container_id != caller.container {
         return Err(ApiError::new(
             StatusCode::FORBIDDEN,

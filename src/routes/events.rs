@@ -138,14 +138,14 @@ async fn task_changed(app: &App, detail: &Value) -> Result<Value, EventError> {
 }
 
 /// Why ECS ends a task, in its own words.
-fn reason(detail: &Value) -> String {
+pub fn reason(detail: &Value) -> String {
     let texts = [&detail["stopCode"], &detail["stoppedReason"]];
     let known: Vec<&str> = texts.into_iter().filter_map(Value::as_str).collect();
     if known.is_empty() { "ECS stopped its task".to_owned() } else { known.join(": ") }
 }
 
 /// What the task was told to be, by the variable that every container is started with.
-fn container_of(detail: &Value) -> Option<ContainerId> {
+pub fn container_of(detail: &Value) -> Option<ContainerId> {
     detail["overrides"]["containerOverrides"]
         .as_array()?
         .iter()

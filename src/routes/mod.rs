@@ -2,7 +2,7 @@
 //! leads to.
 
 pub mod body;
-mod claim;
+pub mod claim;
 mod connections;
 mod create;
 #[cfg(feature = "lambda")]
@@ -12,7 +12,7 @@ mod health;
 mod host;
 #[cfg(feature = "native")]
 mod metrics;
-mod sessions;
+pub mod sessions;
 mod v1;
 
 pub use body::SessionPath;

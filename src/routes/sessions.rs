@@ -108,7 +108,8 @@ fn view(app: &App, tokens: &Tokens, headers: &HeaderMap, session: Session) -> Se
 }
 
 impl CreateSession {
-    fn check(self, user: UserId, project: Option<ProjectId>) -> Result<NewSession, ApiError> {
+    /// The session that is asked for, if it can be had.
+    pub fn check(self, user: UserId, project: Option<ProjectId>) -> Result<NewSession, ApiError> {
         let minutes = self.timeout.unwrap_or(DEFAULT_TIMEOUT_MINUTES);
         if minutes.fract() != 0.0 || !(1.0..=MAX_TIMEOUT_MINUTES).contains(&minutes) {
             return Err(ApiError::invalid(format!(

@@ -1,8 +1,11 @@
 //! The control plane, tested through its doors, on a real Redis.
 
+mod any_input;
 #[path = "../common/audit.rs"]
 mod audit;
 mod bad_input;
+#[cfg(feature = "lambda")]
+mod corpus;
 mod ecs;
 mod emulator;
 mod failed_starts;
@@ -25,6 +28,7 @@ mod scripts;
 mod secrets;
 mod sessions;
 mod sockets;
+mod tokens;
 mod v1;
 #[path = "../common/world.rs"]
 mod world;

@@ -39,6 +39,12 @@ pub struct Resequencer {
     seen_in_order: VecDeque<String>,
 }
 
+impl Default for Resequencer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Resequencer {
     pub fn new() -> Self {
         Self {

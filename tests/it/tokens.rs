@@ -1,0 +1,135 @@
+//! Tokens, against another implementation of JOSE ([vectors.py](tokens/vectors.py)): what it makes is taken here, what is
+//! made here it can read, and what somebody with the keys could make to deceive us is refused.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use wallcrawler::tokens::{Subject, TokenError, Tokens};
+
+const SECRET: &str = "a secret of the tests, 32 bytes!";
+const PREVIOUS: &str = "another secret of the tests, 32 b";
+const NOW: u64 = 1_767_225_600;
+const NOW_MS: u64 = NOW * 1_000;
+
+#[derive(Deserialize)]
+struct Vectors {
+    opened: Vec<Opened>,
+    good: Vec<Good>,
+    signed: Vec<Good>,
+    refused: Vec<Refused>,
+}
+
+#[derive(Deserialize)]
+struct Opened {
+    envelope: Value,
+    header: Value,
+    claims: Value,
+}
+
+#[derive(Deserialize)]
+struct Good {
+    name: String,
+    token: String,
+    claims: Value,
+}
+
+#[derive(Deserialize)]
+struct Refused {
+    name: String,
+    token: String,
+    why: String,
+}
+
+fn vectors(minted: &[String]) -> Vectors {
+    let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/moto/bin/python3");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/tokens/vectors.py");
+    let mut child = Command::new(python)
+        // It warns of what it is made to do here.
+        .args(["-W", "ignore", script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("joserfc is installed by: scripts/prerequisites test");
+    let asked = json!({"secret": SECRET, "previous": PREVIOUS, "now": NOW, "minted": minted});
+    child.stdin.take().expect("piped").write_all(asked.to_string().as_bytes()).expect("it reads");
+    let output = child.wait_with_output().expect("it runs");
+    assert!(output.status.success(), "vectors.py: see above");
+    serde_json::from_slice(&output.stdout).expect("vectors")
+}
+
+fn subject(claims: &Value) -> Subject {
+    let text = |name: &str| claims[name].as_str().expect("a text");
+    let session = || text("sub").parse().expect("a session");
+    let user = || text("uid").parse().expect("a user");
+    match text("role") {
+        "connect" => Subject::Connect { session: session(), user: user() },
+        "view" => Subject::View { session: session(), user: user() },
+        _ => Subject::Container(text("sub").parse().expect("a container")),
+    }
+}
+
+fn tokens(accept_signed: bool) -> Tokens {
+    Tokens::new(&[SECRET, PREVIOUS], accept_signed).expect("long enough")
+}
+
+#[test]
+fn another_implementation_reads_our_tokens() {
+    let claims = [
+        json!({"role": "connect", "sub": "ses_1", "uid": "user_1", "iat": NOW, "exp": NOW + 60}),
+        json!({"role": "view", "sub": "ses_1", "uid": "user_1", "iat": NOW, "exp": NOW + 60}),
+        json!({"role": "container", "sub": "ctr_1", "iat": NOW, "exp": NOW + 60}),
+    ];
+    let minted = claims.each_ref().map(|claims| tokens(false).mint(&subject(claims), NOW_MS, NOW_MS + 60_000));
+    let opened = vectors(&minted).opened;
+    assert_eq!(opened.len(), claims.len());
+    for (opened, claims) in opened.iter().zip(&claims) {
+        assert_eq!(&opened.claims, claims);
+        assert_eq!(opened.header["alg"], "HS256");
+        let mut envelope = opened.envelope.clone();
+        let kid = envelope.as_object_mut().expect("an object").remove("kid").expect("a key id");
+        assert_eq!(kid.as_str().expect("a text").len(), 16);
+        assert_eq!(envelope, json!({"alg": "dir", "enc": "A256GCM", "cty": "JWT"}));
+    }
+}
+
+#[test]
+fn we_read_the_tokens_of_another_implementation() {
+    let vectors = vectors(&[]);
+    assert!(vectors.good.len() > 10 && vectors.signed.len() == 3);
+    for Good { name, token, claims } in &vectors.good {
+        assert_eq!(tokens(false).verify(token, NOW_MS), Ok(subject(claims)), "{name}");
+        assert_eq!(tokens(true).verify(token, NOW_MS), Ok(subject(claims)), "{name}");
+    }
+    for Good { name, token, claims } in &vectors.signed {
+        assert_eq!(tokens(true).verify(token, NOW_MS), Ok(subject(claims)), "{name}");
+        assert_eq!(tokens(false).verify(token, NOW_MS), Err(TokenError::Invalid), "{name}");
+    }
+}
+
+#[test]
+fn what_is_malformed_or_made_to_deceive_is_refused() {
+    let refused = vectors(&[]).refused;
+    assert!(refused.len() > 80, "{}", refused.len());
+    let mut wrong = Vec::new();
+    for Refused { name, token, why } in &refused {
+        let expected = match why.as_str() {
+            "Invalid" => TokenError::Invalid,
+            "Expired" => TokenError::Expired,
+            "UnknownSecret" => TokenError::UnknownSecret,
+            _ => panic!("{why}"),
+        };
+        for accept_signed in [false, true] {
+            // It is a token there.
+            if accept_signed && name == "written: the inner token alone" {
+                continue;
+            }
+            let verified = tokens(accept_signed).verify(token, NOW_MS);
+            if verified != Err(expected) {
+                wrong.push(format!("{name} (accept_signed: {accept_signed}): {verified:?}, and not {expected:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
