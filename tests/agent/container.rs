@@ -173,6 +173,13 @@ impl Cdp {
     }
 
     async fn call_in(&mut self, session: Option<&str>, method: &str, params: Value) -> Value {
+        let mut answer = self.ask(session, method, params).await;
+        assert!(answer["error"].is_null(), "{method}: {answer}");
+        answer["result"].take()
+    }
+
+    /// The whole answer to a command.
+    pub async fn ask(&mut self, session: Option<&str>, method: &str, params: Value) -> Value {
         self.last_id += 1;
         let mut command = json!({ "id": self.last_id, "method": method, "params": params });
         if let Some(session) = session {
@@ -182,10 +189,22 @@ impl Cdp {
         loop {
             let message = self.socket.next().await.expect("an answer").expect("no error");
             let Message::Text(text) = message else { continue };
-            let mut answer: Value = serde_json::from_str(&text).expect("JSON");
+            let answer: Value = serde_json::from_str(&text).expect("JSON");
             if answer["id"] == self.last_id {
-                assert!(answer["error"].is_null(), "{method}: {answer}");
-                return answer["result"].take();
+                return answer;
+            }
+        }
+    }
+
+    /// Exactly this, and the answer that names no command.
+    pub async fn say(&mut self, text: &str) -> Value {
+        self.socket.send(Message::text(text)).await.expect("sent");
+        loop {
+            let message = self.socket.next().await.expect("an answer").expect("no error");
+            let Message::Text(text) = message else { continue };
+            let answer: Value = serde_json::from_str(&text).expect("JSON");
+            if answer["method"].is_null() {
+                return answer;
             }
         }
     }
@@ -207,7 +226,8 @@ impl Cdp {
         self.call_in(Some(&session), "Page.navigate", json!({ "url": url })).await
     }
 
-    async fn attach(&mut self) -> String {
+    /// A session with the only page.
+    pub async fn attach(&mut self) -> String {
         let targets = self.call("Target.getTargets", json!({})).await;
         let pages: Vec<&Value> = targets["targetInfos"]
             .as_array()
