@@ -153,6 +153,8 @@ pub async fn eventually(what: &str, holds: impl Fn() -> bool) {
 pub struct Cdp {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     last_id: u64,
+    /// That came while an answer was waited for.
+    events: Vec<Value>,
 }
 
 impl Cdp {
@@ -165,7 +167,7 @@ impl Cdp {
         headers.insert("host", "container.internal".parse().expect("a header"));
         headers.insert("sec-websocket-extensions", "permessage-deflate".parse().expect("a header"));
         let (socket, _) = connect_async(request).await?;
-        Ok(Self { socket, last_id: 0 })
+        Ok(Self { socket, last_id: 0, events: Vec::new() })
     }
 
     pub async fn call(&mut self, method: &str, params: Value) -> Value {
@@ -193,6 +195,7 @@ impl Cdp {
             if answer["id"] == self.last_id {
                 return answer;
             }
+            self.events.push(answer);
         }
     }
 
@@ -205,6 +208,21 @@ impl Cdp {
             let answer: Value = serde_json::from_str(&text).expect("JSON");
             if answer["method"].is_null() {
                 return answer;
+            }
+        }
+    }
+
+    /// The first of these events that came, or comes.
+    pub async fn event(&mut self, method: &str) -> Value {
+        if let Some(at) = self.events.iter().position(|event| event["method"] == method) {
+            return self.events.remove(at);
+        }
+        loop {
+            let message = self.socket.next().await.expect("an event").expect("no error");
+            let Message::Text(text) = message else { continue };
+            let event: Value = serde_json::from_str(&text).expect("JSON");
+            if event["method"] == method {
+                return event;
             }
         }
     }

@@ -155,3 +155,54 @@ async fn a_gateway_client_may_not_say_more_than_another() {
     client.assert_faultless();
     tokio::time::timeout(Duration::from_secs(30), container.stop()).await.expect("it ends");
 }
+
+/// What a client has its page do is not filtered: it rests on Chrome that none of this opens a file.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_does_not_get_to_the_containers_files_by_itself_either() {
+    in_both_builds(async |_, cdp, page| {
+        let tree = cdp.ask(Some(page), "Page.getFrameTree", json!({})).await;
+        let world = json!({ "frameId": tree["result"]["frameTree"]["frame"]["id"], "grantUniveralAccess": true });
+        let world = cdp.ask(Some(page), "Page.createIsolatedWorld", world).await["result"]["executionContextId"].take();
+        assert!(world.is_number());
+        let read = "fetch('file:///etc/passwd').then(file => file.text()).catch(String)";
+        let open = "document.documentElement.append(Object.assign(document.createElement('iframe'), \
+            { src: 'file:///etc/passwd' })); open('file:///etc/passwd'); open('view-source:file:///etc/passwd'); \
+            setTimeout(() => { location.href = 'file:///etc/passwd' }, 0); new Promise(done => setTimeout(done, 500))";
+        for expression in [read, open] {
+            for context in [&Value::Null, &world] {
+                let mut params = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true, "userGesture": true });
+                if context.is_number() {
+                    params["contextId"] = context.clone();
+                }
+                let answer = cdp.ask(Some(page), "Runtime.evaluate", params).await;
+                assert!(!answer.to_string().contains("root:"), "{answer}");
+            }
+        }
+        // Whatever opened: no frame of it shows a file.
+        let targets = cdp.call("Target.getTargets", json!({})).await;
+        for target in targets["targetInfos"].as_array().expect("a list") {
+            let params = json!({ "targetId": target["targetId"], "flatten": true });
+            let attached = cdp.call("Target.attachToTarget", params).await;
+            let attached = attached["sessionId"].as_str().expect("a session");
+            let tree = cdp.ask(Some(attached), "Page.getFrameTree", json!({})).await;
+            let text = json!({ "expression": "document.documentElement.innerText" });
+            let text = cdp.ask(Some(attached), "Runtime.evaluate", text).await;
+            assert!(!tree.to_string().contains("\"url\":\"file:") && !text.to_string().contains("root:"), "{tree} {text}");
+        }
+        // A redirect that the client itself makes up.
+        cdp.ask(Some(page), "Fetch.enable", json!({})).await;
+        let started = json!({ "expression": "location.href = 'http://redirects.example/'; 1" });
+        cdp.ask(Some(page), "Runtime.evaluate", started).await;
+        let paused = cdp.event("Fetch.requestPaused").await;
+        let redirect = json!({
+            "requestId": paused["params"]["requestId"],
+            "responseCode": 302,
+            "responseHeaders": [{ "name": "location", "value": "file:///etc/passwd" }],
+        });
+        cdp.ask(Some(page), "Fetch.fulfillRequest", redirect).await;
+        cdp.ask(Some(page), "Fetch.disable", json!({})).await;
+        let tree = cdp.ask(Some(page), "Page.getFrameTree", json!({})).await;
+        assert!(!tree.to_string().contains("\"url\":\"file:"), "{tree}");
+    })
+    .await;
+}
