@@ -4,9 +4,13 @@
 //! extensions from the disk, ports of the machine. That is taken out here, on both ways into the browser (`relay`,
 //! `gateway`). The other direction is not looked at, and what a page may do is not decided here: a page has no CDP.
 //!
-//! Chrome's own reader takes what is no JSON (comments, `\x` escapes, lone control characters), and of a name that
-//! is given twice it is not documented which counts. So nothing passes that was not understood: what is no JSON is
-//! refused, and what could be read in two ways is written anew, as it was read here.
+//! Chrome takes what is no JSON (measured, 156: a vertical tab between two tokens, a line break within a text), and
+//! of a parameter that is given twice the last. So nothing passes that was not understood: what is no JSON is refused,
+//! and what could be read in two ways is written anew, as it was read here.
+//!
+//! What it does not close: a page of the whole browser's own PDF viewer, or of an extension, may open any tab
+//! (`chrome.tabs.create`), `file:` included, and its client can then read it there. Against that only the browser's
+//! user and a policy (`URLBlocklist`) help.
 
 mod files;
 mod proxy;

@@ -117,7 +117,11 @@ impl Up<'_> {
 
 async fn flush(to: &mut WriteHalf<'_>, ready: &mut Vec<u8>) -> io::Result<()> {
     to.write_all(ready).await?;
-    ready.clear();
+    if ready.capacity() > 2 * BUFFER {
+        *ready = Vec::new()
+    } else {
+        ready.clear()
+    }
     Ok(())
 }
 

@@ -330,12 +330,13 @@ fn of_what_is_said_twice_only_what_was_looked_at_goes_on() {
 }
 
 #[test]
-fn what_is_no_json_is_refused_even_if_chrome_would_read_it() {
+fn what_is_no_json_is_refused_though_chrome_reads_some_of_it() {
     let filter = Filter::new("/nowhere".into(), true);
     for (text, code) in [
         (r#"/**/{"id":1,"method":"Page.navigate","params":{"url":"file:///"}}"#, NOT_JSON),
         (r#"{"id":1,/*x*/"method":"Runtime.enable"}"#, NOT_JSON),
         ("\u{b}{\"id\":1,\"method\":\"Runtime.enable\"}", NOT_JSON),
+        ("{\"id\":1,\"method\":\"Page.navigate\",\"params\":{\"url\":\"fi\nle:///\"}}", NOT_JSON),
         (r#"{"id":1,"method":"Page.navig\x61te","params":{"url":"file:///"}}"#, NOT_JSON),
         (r#"[{"id":1,"method":"Runtime.enable"}]"#, NOT_JSON),
         (r#"{"id":1,"method":"Runtime.enable"}{"id":2}"#, NOT_JSON),
@@ -344,7 +345,9 @@ fn what_is_no_json_is_refused_even_if_chrome_would_read_it() {
         (r#"{"id":1}"#, NOT_A_COMMAND),
         (r#"{"id":1,"method":7}"#, NOT_A_COMMAND),
         (r#"{"id":1,"method":"\ud800"}"#, NOT_A_COMMAND),
+        ("{\"id\":1,\"method\":\"Page.navigate\",\"params\":{\"url\":\"fi\nle:///\"}}", NOT_JSON),
         (r#"{"id":1,"method":"Page.navigate","params":[]}"#, REFUSED),
+        ("{\"id\":1,\"method\":\"Page.navigate\",\"params\":{\"url\":\"fi\nle:///\"}}", NOT_JSON),
         (r#"{"id":1,"method":"Page.navigate","params":{"url":"\ud800"}}"#, REFUSED),
     ] {
         let Verdict::Refuse(answer) = filter.judge(text) else { panic!("{text}") };
