@@ -36,6 +36,11 @@ const NOT_A_COMMAND: i64 = -32_600;
 /// Chrome's, for a command that was understood and not carried out.
 const REFUSED: i64 = -32_000;
 
+/// Of an answer's text, so that large commands do not make large answers: several of them may wait for a client.
+const MAX_REASON: usize = 600;
+/// Chrome's have 32 characters. What is longer names no session.
+const MAX_SESSION: usize = 256;
+
 /// What becomes of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -207,8 +212,10 @@ impl Envelope<'_> {
         if let Some(id) = self.id.and_then(|id| id.get().parse::<i64>().ok()) {
             answer.insert("id".to_owned(), id.into());
         }
-        answer.insert("error".to_owned(), json!({ "code": code, "message": message }));
-        if let Some(session) = self.session.and_then(|session| text_of(session.get())) {
+        let cut = (0..=MAX_REASON.min(message.len())).rev().find(|&at| message.is_char_boundary(at)).unwrap_or(0);
+        answer.insert("error".to_owned(), json!({ "code": code, "message": &message[..cut] }));
+        let session = self.session.filter(|session| session.get().len() <= MAX_SESSION);
+        if let Some(session) = session.and_then(|session| text_of(session.get())) {
             answer.insert("sessionId".to_owned(), session.into());
         }
         Value::Object(answer).to_string()

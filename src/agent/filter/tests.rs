@@ -359,6 +359,20 @@ fn what_is_no_json_is_refused_though_chrome_reads_some_of_it() {
 }
 
 #[test]
+fn a_large_command_gets_a_small_answer() {
+    let large = "é".repeat(1_000_000);
+    let filter = Filter::new("/nowhere".into(), true);
+    for command in [
+        json!({ "id": 1, "method": format!("Tethering.{large}") }),
+        json!({ "id": 1, "method": "Tethering.bind", "sessionId": large }),
+        json!({ "id": 1, "method": "Target.createBrowserContext", "params": { "proxyServer": format!("{large}.localhost") } }),
+    ] {
+        let Verdict::Refuse(answer) = filter.judge(&command.to_string()) else { panic!("it passes") };
+        assert!(answer.len() < 1_000 && answer.starts_with(r#"{"id":1,"error""#), "{answer:.200}");
+    }
+}
+
+#[test]
 fn what_a_page_may_be_told_is_not_read_too_closely() {
     let filter = Filter::new("/nowhere".into(), true);
     let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
