@@ -81,3 +81,51 @@ fn number(part: &str) -> Option<u32> {
         _ => part.parse().ok(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proxies_on_the_container_or_its_cloud_are_refused() {
+        let judged = |server: &str, closed_loopback| check(Some(&server.into()), closed_loopback).is_err();
+        for cloud in [
+            "http://169.254.169.254:80",
+            "169.254.170.2",
+            "socks5://2852039166:1",
+            "0xa9fea9fe:80",
+            "[::ffff:169.254.169.254]:80",
+            "[fe80::1%eth0]:1",
+            "[fd00:ec2::254]:80",
+            "http://metadata.google.internal.:80",
+            "http=a.example:1;https=169.254.169.254:2",
+            "a.example:1, 169.254.1",
+        ] {
+            assert!(judged(cloud, true) && judged(cloud, false), "{cloud}");
+        }
+        for own in [
+            "127.0.0.1:3128",
+            "http://user:password@127.1:3128/",
+            "LOCALHOST:1",
+            "a.localhost.",
+            "0177.0.0.1:1",
+            "0x7f000001",
+            "2130706433:80",
+            "0.0.0.0:1",
+            "0:1",
+            "[::1]:80",
+            "::1",
+            "[::]:80",
+            "[::ffff:7f00:1]:80",
+            "direct://,\tloc alhost:1",
+        ] {
+            assert!(judged(own, true), "{own}");
+            assert!(!judged(own, false), "as pages on a developer's machine may: {own}");
+        }
+        for elsewhere in
+            ["http://proxy.example:3128", "10.0.0.7:1", "[2001:db8::1]:1", "direct://", "", "1.2.3.4.5", "127.example"]
+        {
+            assert!(!judged(elsewhere, true), "{elsewhere}");
+        }
+    }
+}
