@@ -51,7 +51,7 @@ pub mod secrets;
 #[cfg(feature = "native")]
 pub mod server;
 pub mod session;
-#[cfg(feature = "native")]
+#[cfg(feature = "agent")]
 pub mod splice;
 pub mod store;
 #[cfg(feature = "agent")]

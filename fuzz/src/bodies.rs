@@ -27,7 +27,7 @@ pub fn check(data: &[u8]) {
 }
 
 fn create(body: &[u8]) -> Result<(), ApiError> {
-    let new = parse::<CreateSession>(body)?.check("user_1".parse().expect("an id"))?;
+    let new = parse::<CreateSession>(body)?.check("user_1".parse().expect("an id"), None)?;
     assert!((60_000..=360 * 60_000).contains(&new.timeout_ms) && new.timeout_ms.is_multiple_of(60_000), "{new:?}");
     assert!(!new.browser_settings.contains_key("token") && !new.browser_settings.contains_key("cdpUrl"));
     let size = |object| serde_json::to_vec(object).expect("JSON").len();

@@ -165,6 +165,11 @@ impl Browser {
         &self.endpoint
     }
 
+    /// Its directory. Whatever the browser writes is within.
+    pub fn home(&self) -> &Path {
+        &self.dir
+    }
+
     /// The main process, leader of the group.
     pub fn pid(&self) -> u32 {
         self.group.as_raw_nonzero().get().cast_unsigned()

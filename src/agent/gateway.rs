@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use self::carry::Carrier;
 use super::api::Api;
-use super::browser::Endpoint;
+use super::filter::Door;
 use super::relay::LAST_WORDS;
 use crate::ids::{ConnectionId, SessionId};
 use crate::protocol::{HeldMessage, WaitingConnection};
@@ -56,7 +56,7 @@ pub struct Clients(Arc<Inner>);
 
 struct Inner {
     session: SessionId,
-    endpoint: Endpoint,
+    door: Door,
     api: Api,
     idle_beat: Duration,
     /// The session is over.
@@ -87,10 +87,10 @@ enum Dialled {
 }
 
 impl Clients {
-    pub fn new(session: SessionId, endpoint: Endpoint, api: Api, idle_beat: Duration) -> Self {
+    pub fn new(session: SessionId, door: Door, api: Api, idle_beat: Duration) -> Self {
         let table = Mutex::new(Table { open: HashMap::new(), closed: LruCache::new(CLOSED) });
         let (over, tasks) = (CancellationToken::new(), TaskTracker::new());
-        Self(Arc::new(Inner { session, endpoint, api, idle_beat, over, tasks, table }))
+        Self(Arc::new(Inner { session, door, api, idle_beat, over, tasks, table }))
     }
 
     /// Opens the connection's socket to Chrome, if it is not open.

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::Agent;
 use super::api::{ApiError, Backoff};
 use super::browser::{Browser, LaunchError, Program};
+use super::filter::{Door, Filter};
 use super::flags::needs_full_browser;
 use super::gateway::Clients;
 use super::held::{Seat, Stop, silenced, stopped};
@@ -41,9 +42,11 @@ pub async fn live(agent: Arc<Agent>, claimed: ClaimedSession, mut seat: Seat, cl
         Ok(browser) => {
             let secret = hex::random(32);
             let (session, endpoint) = (seat.session().clone(), browser.endpoint().clone());
+            let filter = Arc::new(Filter::new(browser.home().to_owned(), agent.surroundings.closed_loopback));
+            let door = Door { endpoint, filter };
             let clients =
-                Clients::new(session.clone(), endpoint.clone(), agent.api.clone(), agent.config.gateway_idle_beat);
-            let open = agent.routes.open(session, secret.clone(), endpoint, clients.clone());
+                Clients::new(session.clone(), door.clone(), agent.api.clone(), agent.config.gateway_idle_beat);
+            let open = agent.routes.open(session, secret.clone(), door, clients.clone());
             let how = tokio::select! {
                 stop = announce_and_watch(&agent, &seat, &browser, secret, &clients, claimed_at) => stop,
                 stop = &mut over => stop,

@@ -4,7 +4,7 @@
 //!
 //! [`claim`](self) is the loop that talks to the control plane, `life` what happens to one session, `browser` one
 //! Chromium, `account` whose processes it is, `warm` those launched ahead, `relay` the listener,
-//! `gateway` the clients whose sockets API Gateway holds.
+//! `gateway` the clients whose sockets API Gateway holds, `filter` what neither kind of client may say.
 
 mod account;
 mod address;
@@ -13,8 +13,11 @@ mod browser;
 mod claim;
 mod config;
 mod devtools;
+mod filter;
+mod filtered;
 pub mod find;
 mod flags;
+mod frames;
 pub mod gateway;
 mod held;
 mod life;

@@ -1,7 +1,7 @@
 //! The container's listener: lets the proxy through to a session's Chrome, and nobody else.
 //!
-//! After both handshakes the bytes are relayed as they are. Frames are not looked at here: the proxy on
-//! the other side follows them, and tells a client why its session ended.
+//! After both handshakes what the client says goes through the session's filter, and what the browser says passes as
+//! it is ([`filtered`]). Why its session ended a client is told by the proxy, on the other side.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,11 +14,11 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Router, middleware};
-use tokio::io::{AsyncWriteExt as _, copy_bidirectional_with_sizes};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::browser::Endpoint;
+use super::filter::{Door, Filter};
+use super::filtered;
 use super::gateway::{self, Clients};
 use crate::error::ApiError;
 use crate::ids::SessionId;
@@ -27,8 +27,6 @@ use crate::protocol::CDP_SECRET_HEADER;
 use crate::telemetry;
 use crate::upgrade::{self, Leg, Upgrade};
 
-/// Half the CPU time per byte of tokio's default 8 KiB, for twice 64 KiB a connection.
-const COPY_BUFFER: usize = 64 * 1024;
 /// How long a socket may go on delivering what Chrome said last, once its session has ended.
 pub const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Chrome is on this machine.
@@ -38,7 +36,7 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 struct Route {
     secret: String,
-    endpoint: Endpoint,
+    door: Door,
     clients: Clients,
     open: watch::Receiver<()>,
 }
@@ -57,9 +55,9 @@ pub struct Open {
 }
 
 impl Routes {
-    pub fn open(&self, session: SessionId, secret: String, endpoint: Endpoint, clients: Clients) -> Open {
+    pub fn open(&self, session: SessionId, secret: String, door: Door, clients: Clients) -> Open {
         let (closing, open) = watch::channel(());
-        self.lock().insert(session.clone(), Route { secret, endpoint, clients: clients.clone(), open });
+        self.lock().insert(session.clone(), Route { secret, door, clients: clients.clone(), open });
         Open { routes: self.clone(), session, clients, closing }
     }
 
@@ -110,7 +108,8 @@ async fn connect(
     mut request: Request,
 ) -> Result<Response, ApiError> {
     let secret = request.headers().get(CDP_SECRET_HEADER).map_or(&b""[..], HeaderValue::as_bytes);
-    let Route { endpoint, open, .. } = routes.find(&session, secret).ok_or_else(ApiError::session_not_found)?;
+    let Route { door: Door { endpoint, filter }, open, .. } =
+        routes.find(&session, secret).ok_or_else(ApiError::session_not_found)?;
     let upgrade = match Upgrade::from_request(&mut request) {
         Ok(upgrade) => upgrade,
         Err(refusal) => {
@@ -126,28 +125,24 @@ async fn connect(
     tokio::spawn(async move {
         // Whoever hung up before the answer needs no relay.
         if let Ok(client) = client.await {
-            relay(client, chrome, open).await;
+            relay(client, chrome, &filter, open).await;
         }
     });
     Ok(response)
 }
 
 /// Relays until both sides have ended, or the session has: then Chrome's last words may still be delivered.
-async fn relay(mut client: Leg, mut chrome: Leg, mut open: watch::Receiver<()>) {
+async fn relay(mut client: Leg, mut chrome: Leg, filter: &Filter, mut open: watch::Receiver<()>) {
     keep_alive(&client);
-    let splice = async {
-        chrome.stream.write_all(&client.read_ahead).await?;
-        client.stream.write_all(&chrome.read_ahead).await?;
-        copy_bidirectional_with_sizes(&mut client.stream, &mut chrome.stream, COPY_BUFFER, COPY_BUFFER).await
-    };
-    tokio::pin!(splice);
+    let relayed = filtered::relay(&mut client, &mut chrome, filter);
+    tokio::pin!(relayed);
     tokio::select! {
         // A socket that broke is a socket that ended.
-        _ = &mut splice => return,
+        _ = &mut relayed => return,
         // Nothing is ever sent: it resolves when the session's `Open` is dropped.
         _ = open.changed() => {}
     }
-    let _ = tokio::time::timeout(LAST_WORDS, splice).await;
+    let _ = tokio::time::timeout(LAST_WORDS, relayed).await;
 }
 
 /// A proxy whose machine vanished says nothing; its sockets must not wait for the session's end.
@@ -160,12 +155,14 @@ fn keep_alive(client: &Leg) {
 mod tests {
     use super::*;
     use crate::agent::api::Api;
+    use crate::agent::browser::Endpoint;
 
     fn open(routes: &Routes, session: &SessionId, secret: &str) -> Open {
         let endpoint = Endpoint { port: 1, path: "/devtools/browser/x".into() };
         let api = Api::new("http://127.0.0.1:1", "token").expect("it can be sent");
-        let clients = Clients::new(session.clone(), endpoint.clone(), api, gateway::IDLE_BEAT);
-        routes.open(session.clone(), secret.into(), endpoint, clients)
+        let door = Door { endpoint, filter: Arc::new(Filter::new("/nowhere".into(), true)) };
+        let clients = Clients::new(session.clone(), door.clone(), api, gateway::IDLE_BEAT);
+        routes.open(session.clone(), secret.into(), door, clients)
     }
 
     #[test]

@@ -98,7 +98,9 @@ pub async fn create(
     limits: &Limits,
 ) -> Result<(HeaderMap, Session), Refused> {
     let error = match lifecycle::create(app, new, idempotency, limits).await.map_err(ApiError::from)? {
-        Created::New { session, allowance, .. } => return Ok((rate_headers(limits.creates_per_minute, &allowance), session)),
+        Created::New { session, allowance, .. } => {
+            return Ok((rate_headers(limits.creates_per_minute, &allowance), session));
+        }
         Created::Again(session) => return Ok((HeaderMap::new(), session)),
         Created::TooFast { allowance, retry_ms } => {
             let error = ApiError::new(

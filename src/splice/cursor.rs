@@ -13,6 +13,8 @@ pub struct FrameCursor {
     header_len: u8,
     payload_left: u64,
     opcode: u8,
+    /// Fragments of a message have gone by, and not the last.
+    unfinished: bool,
     closed: bool,
 }
 
@@ -20,6 +22,11 @@ impl FrameCursor {
     /// Whether another frame could begin here.
     pub fn is_between_frames(&self) -> bool {
         self.payload_left == 0 && self.header_len == 0
+    }
+
+    /// Whether another message could begin here: unlike a control frame it may not stand between two fragments.
+    pub fn is_between_messages(&self) -> bool {
+        self.is_between_frames() && !self.unfinished
     }
 
     /// Whether a close frame has gone by, to its last byte. No frame may follow one.
@@ -60,6 +67,9 @@ impl FrameCursor {
 
     fn begin_frame(&mut self) {
         self.opcode = self.header[0] & 0x0f;
+        if self.opcode < CLOSE {
+            self.unfinished = self.header[0] & 0x80 == 0;
+        }
         self.payload_left = match self.header[1] & 0x7f {
             126 => u64::from(u16::from_be_bytes([self.header[2], self.header[3]])),
             127 => u64::from_be_bytes(self.header[2..10].try_into().expect("eight bytes")),
@@ -163,6 +173,21 @@ mod tests {
                 cursor.follow(&close[close.len() - 1..]);
                 assert!(cursor.has_closed() && cursor.is_between_frames());
             }
+        }
+    }
+
+    #[test]
+    fn between_the_fragments_of_a_message_there_is_no_room_for_another() {
+        let mut cursor = FrameCursor::default();
+        // A text in three fragments, with a ping among them.
+        for (bytes, between) in
+            [(b"\x01\x01a", false), (b"\x00\x01b", false), (b"\x89\x01p", false), (b"\x80\x01c", true)]
+        {
+            cursor.follow(&bytes[..2]);
+            assert!(!cursor.is_between_messages());
+            cursor.follow(&bytes[2..]);
+            assert!(cursor.is_between_frames());
+            assert_eq!(cursor.is_between_messages(), between);
         }
     }
 

@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use wallcrawler::agent::find::SearchPlaces;
@@ -153,6 +154,8 @@ pub async fn eventually(what: &str, holds: impl Fn() -> bool) {
 pub struct Cdp {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     last_id: u64,
+    /// That came while an answer was waited for.
+    events: Vec<Value>,
 }
 
 impl Cdp {
@@ -164,8 +167,12 @@ impl Cdp {
         headers.insert("origin", "https://somewhere.example".parse().expect("a header"));
         headers.insert("host", "container.internal".parse().expect("a header"));
         headers.insert("sec-websocket-extensions", "permessage-deflate".parse().expect("a header"));
+        Self::open(request).await
+    }
+
+    pub async fn open(request: Request) -> Result<Self, Error> {
         let (socket, _) = connect_async(request).await?;
-        Ok(Self { socket, last_id: 0 })
+        Ok(Self { socket, last_id: 0, events: Vec::new() })
     }
 
     pub async fn call(&mut self, method: &str, params: Value) -> Value {
@@ -173,6 +180,13 @@ impl Cdp {
     }
 
     async fn call_in(&mut self, session: Option<&str>, method: &str, params: Value) -> Value {
+        let mut answer = self.ask(session, method, params).await;
+        assert!(answer["error"].is_null(), "{method}: {answer}");
+        answer["result"].take()
+    }
+
+    /// The whole answer to a command.
+    pub async fn ask(&mut self, session: Option<&str>, method: &str, params: Value) -> Value {
         self.last_id += 1;
         let mut command = json!({ "id": self.last_id, "method": method, "params": params });
         if let Some(session) = session {
@@ -182,10 +196,38 @@ impl Cdp {
         loop {
             let message = self.socket.next().await.expect("an answer").expect("no error");
             let Message::Text(text) = message else { continue };
-            let mut answer: Value = serde_json::from_str(&text).expect("JSON");
+            let answer: Value = serde_json::from_str(&text).expect("JSON");
             if answer["id"] == self.last_id {
-                assert!(answer["error"].is_null(), "{method}: {answer}");
-                return answer["result"].take();
+                return answer;
+            }
+            self.events.push(answer);
+        }
+    }
+
+    /// Exactly this, and the answer that names no command.
+    pub async fn say(&mut self, text: &str) -> Value {
+        self.socket.send(Message::text(text)).await.expect("sent");
+        loop {
+            let message = self.socket.next().await.expect("an answer").expect("no error");
+            let Message::Text(text) = message else { continue };
+            let answer: Value = serde_json::from_str(&text).expect("JSON");
+            if answer["method"].is_null() {
+                return answer;
+            }
+        }
+    }
+
+    /// The first of these events that came, or comes.
+    pub async fn event(&mut self, method: &str) -> Value {
+        if let Some(at) = self.events.iter().position(|event| event["method"] == method) {
+            return self.events.remove(at);
+        }
+        loop {
+            let message = self.socket.next().await.expect("an event").expect("no error");
+            let Message::Text(text) = message else { continue };
+            let event: Value = serde_json::from_str(&text).expect("JSON");
+            if event["method"] == method {
+                return event;
             }
         }
     }
@@ -219,7 +261,8 @@ impl Cdp {
         self.evaluate("document.querySelector('input').files[0].text().catch(() => null)").await
     }
 
-    async fn attach(&mut self) -> String {
+    /// A session with the only page.
+    pub async fn attach(&mut self) -> String {
         let targets = self.call("Target.getTargets", json!({})).await;
         let pages: Vec<&Value> = targets["targetInfos"]
             .as_array()

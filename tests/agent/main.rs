@@ -4,6 +4,7 @@
 mod container;
 mod control_plane;
 mod deliveries;
+mod filter;
 mod gateway;
 mod gateway_client;
 mod gateway_limits;

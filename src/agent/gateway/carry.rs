@@ -17,6 +17,7 @@ use super::fit::{Fit, asked_for_in_pieces, number};
 use super::resequencer::Resequencer;
 use super::{Clients, Dialled};
 use crate::agent::devtools::{self, Socket};
+use crate::agent::filter::{Filter, Verdict};
 use crate::agent::relay::LAST_WORDS;
 use crate::clock;
 use crate::ids::ConnectionId;
@@ -24,6 +25,8 @@ use crate::protocol::HeldMessage;
 
 /// The first number of commands of our own. Chrome takes every 32-bit number, and no client counts from here.
 const OWN_COMMANDS: i64 = -2_000_000_000;
+/// Answers to refused commands that may wait. With more of them nothing is sent to Chrome.
+const REFUSALS: usize = 16;
 
 pub struct Carrier {
     pub clients: Clients,
@@ -37,7 +40,7 @@ impl Carrier {
     pub async fn run(self, dialling: watch::Sender<Dialled>, inbound: mpsc::Receiver<HeldMessage>) {
         let Self { clients, connection, gone } = self;
         let session = clients.0.session.clone();
-        let socket = match devtools::dial(&clients.0.endpoint).await {
+        let socket = match devtools::dial(&clients.0.door.endpoint).await {
             Ok(socket) => socket,
             Err(error) => {
                 tracing::info!(session.id = %session, connection.id = %connection, error = %error,
@@ -53,9 +56,12 @@ impl Carrier {
         let (sink, stream) = socket.split();
         let (own_commands, commands) = mpsc::unbounded_channel();
         let (outbox, delivery) = outbox();
-        let to_browser = to_browser(sink, inbound, commands, gone.clone());
+        let (refusals, refused) = mpsc::channel(REFUSALS);
+        let filtered = ToBrowser { sink, filter: &clients.0.door.filter, refusals };
+        let to_browser = to_browser(filtered, inbound, commands, gone.clone());
         let from_browser = FromBrowser {
             outbox,
+            refused,
             own_commands,
             next_own: OWN_COMMANDS,
             unanswered: HashSet::new(),
@@ -100,7 +106,7 @@ impl Carrier {
 
 /// Sends Chrome what the client says, in order; when the client is gone, what is left, and then closes.
 async fn to_browser(
-    mut sink: SplitSink<Socket, Message>,
+    mut browser: ToBrowser<'_>,
     mut inbound: mpsc::Receiver<HeldMessage>,
     mut own: mpsc::UnboundedReceiver<String>,
     gone: CancellationToken,
@@ -111,13 +117,15 @@ async fn to_browser(
     };
     loop {
         let due = order.due();
-        let now = tokio::select! {
+        let sent = tokio::select! {
             () = gone.cancelled() => break,
-            Some(command) = own.recv() => vec![command],
-            Some(message) = inbound.recv() => take(&mut order, message),
-            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => order.overdue(Instant::now()),
+            Some(command) = own.recv() => browser.sink.send(Message::text(command)).await,
+            Some(message) = inbound.recv() => browser.say(take(&mut order, message)).await,
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                browser.say(order.overdue(Instant::now())).await
+            }
         };
-        if send(&mut sink, now).await.is_err() {
+        if sent.is_err() {
             // Whoever reads from the socket finds out, and why.
             gone.cancelled().await;
             return;
@@ -129,22 +137,39 @@ async fn to_browser(
         rest.append(&mut take(&mut order, message));
     }
     rest.append(&mut order.give_up());
-    let _ = send(&mut sink, rest).await;
-    let _ = sink.close().await;
+    let _ = browser.say(rest).await;
+    let _ = browser.sink.close().await;
 }
 
-async fn send(
-    sink: &mut SplitSink<Socket, Message>,
-    messages: Vec<String>,
-) -> Result<(), tokio_tungstenite::tungstenite::Error> {
-    for message in messages {
-        sink.feed(Message::text(asked_for_in_pieces(message))).await?;
+/// Where a client's messages go, and the answers to those that may not go there.
+struct ToBrowser<'a> {
+    sink: SplitSink<Socket, Message>,
+    filter: &'a Filter,
+    refusals: mpsc::Sender<String>,
+}
+
+impl ToBrowser<'_> {
+    async fn say(&mut self, messages: Vec<String>) -> Result<(), tokio_tungstenite::tungstenite::Error> {
+        for message in messages {
+            let message = match self.filter.judge(&message) {
+                Verdict::Pass => message,
+                Verdict::Rewrite(anew) => anew,
+                Verdict::Refuse(answer) => {
+                    // With Chrome's end of the socket its reader has ended too; nobody waits for an answer then.
+                    let _ = self.refusals.send(answer).await;
+                    continue;
+                }
+            };
+            self.sink.feed(Message::text(asked_for_in_pieces(message))).await?;
+        }
+        self.sink.flush().await
     }
-    sink.flush().await
 }
 
 struct FromBrowser {
     outbox: Outbox,
+    /// Answers to commands that Chrome has not got.
+    refused: mpsc::Receiver<String>,
     own_commands: mpsc::UnboundedSender<String>,
     next_own: i64,
     /// Own commands that Chrome has not answered.
@@ -156,7 +181,15 @@ struct FromBrowser {
 impl FromBrowser {
     /// Queues what Chrome says until it closes the socket. While the queue is full the socket is not read.
     async fn run(mut self, mut stream: SplitStream<Socket>) {
-        while let Some(message) = stream.next().await {
+        loop {
+            let message = tokio::select! {
+                message = stream.next() => message,
+                Some(answer) = self.refused.recv() => {
+                    self.queue(answer).await;
+                    continue;
+                }
+            };
+            let Some(message) = message else { break };
             let text = match message {
                 Ok(Message::Text(text)) => text,
                 Ok(Message::Close(_)) => break,
