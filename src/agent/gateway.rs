@@ -1,6 +1,6 @@
 //! The gateway clients of a session: their sockets are held by API Gateway, and each of their messages comes here
-//! as an HTTP request of its own ([`routes`]). Each has a socket of its own to the session's Chrome ([`carry`]), and
-//! what Chrome says on it goes back as requests to the control plane ([`delivery`]).
+//! as an HTTP request of its own ([`routes`]). Each has a socket of its own to the session's Chrome (`carry`), and
+//! what Chrome says on it goes back as requests to the control plane (`delivery`).
 //!
 //! [`resequencer`] puts their messages back in order, [`fit`] deals with what API Gateway does not carry.
 
