@@ -62,20 +62,15 @@ struct Doubt<'a>(&'a App, Option<Unanswered>);
 
 impl<'a> Doubt<'a> {
     fn of(app: &'a App, new: &NewSession, idempotency: Option<&Idempotency>, container: &ContainerId) -> Self {
-        let unanswered = Unanswered {
-            session: new.id.clone(),
-            owner: new.user_id.clone(),
-            container: container.clone(),
-            wanted: idempotency.is_some(),
-        };
-        Self(app, Some(unanswered))
+        let unwanted = idempotency.is_none().then(|| (new.id.clone(), new.user_id.clone()));
+        Self(app, Some(Unanswered { container: container.clone(), unwanted }))
     }
 
     /// Only the launch is still to come. A client that hangs up during it leaves a reservation for a container that
     /// perhaps nobody has started; its session is wanted, as far as anybody knows.
     fn created(mut self) -> Self {
         if let Some(unanswered) = &mut self.1 {
-            unanswered.wanted = true;
+            unanswered.unwanted = None;
         }
         self
     }
@@ -87,23 +82,38 @@ impl<'a> Doubt<'a> {
 
 impl Drop for Doubt<'_> {
     fn drop(&mut self) {
-        let mut list = self.0.unanswered.lock().expect("not poisoned");
-        if list.len() < MAX_UNANSWERED {
-            list.extend(self.1.take());
-        }
+        doubt(self.0, self.1.take());
     }
 }
 
-/// Undoes the creates that were not answered. Commands of one connection are carried out in order: what Redis was
+/// To be settled by a later look.
+fn doubt(app: &App, unanswered: impl IntoIterator<Item = Unanswered>) {
+    let mut list = app.unanswered.lock().expect("not poisoned");
+    let room = MAX_UNANSWERED.saturating_sub(list.len());
+    list.extend(unanswered.into_iter().take(room));
+}
+
+/// Reserves as many containers as are short at this moment, at most `wanted`.
+pub async fn reserve(app: &App, wanted: u64) -> Result<Vec<ContainerId>, StoreError> {
+    let candidates: Vec<_> = (0..wanted).map(|_| ContainerId::random()).collect();
+    let reserved = app.store.reserve(&candidates, &app.policy, now_ms()).await;
+    if reserved.is_err() {
+        // They may have been reserved all the same, and nobody starts them.
+        doubt(app, candidates.into_iter().map(|container| Unanswered { container, unwanted: None }));
+    }
+    reserved
+}
+
+/// Undoes the creates and reservations that were not answered. Commands of one connection are carried out in order: what Redis was
 /// slow to do is done by the time it does this.
 pub async fn settle(app: &App) -> Result<(), StoreError> {
     loop {
         let Some(next) = app.unanswered.lock().expect("not poisoned").last().cloned() else { return Ok(()) };
         app.store.give_back(&next.container, None, now_ms()).await?;
-        if !next.wanted {
-            release(app, &next.session, &next.owner).await?;
+        if let Some((session, owner)) = &next.unwanted {
+            release(app, session, owner).await?;
         }
-        app.unanswered.lock().expect("not poisoned").retain(|other| other.session != next.session);
+        app.unanswered.lock().expect("not poisoned").retain(|other| other.container != next.container);
     }
 }
 

@@ -115,7 +115,9 @@ pub fn plan(snapshot: &FleetSnapshot, listing: Option<&FleetListing>, policy: &F
             && unheard_ms + policy.lost_after_ms / 2 <= now_ms
     };
 
-    let (mut running, mut slots, mut used, mut draining, mut unseen) = (0u64, 0u64, 0u64, 0u64, 0u64);
+    // Those that drain count against the maximum, as they are there, and not for the minimum, as they are no use.
+    let (mut running, mut serving, mut slots, mut used, mut draining, mut unseen) =
+        (0u64, 0u64, 0u64, 0u64, 0u64, 0u64);
     let mut pending = snapshot.queue.length;
     let mut idle = Vec::new();
     for container in &snapshot.containers {
@@ -136,6 +138,7 @@ pub fn plan(snapshot: &FleetSnapshot, listing: Option<&FleetListing>, policy: &F
             draining += 1;
             continue;
         }
+        serving += 1;
         slots += container.max_sessions;
         used += container.active_sessions;
         // What somebody else started, somebody else ends: a service of ECS would start it anew at once.
@@ -194,7 +197,7 @@ pub fn plan(snapshot: &FleetSnapshot, listing: Option<&FleetListing>, policy: &F
     let short = wanted
         .saturating_sub(coming)
         .div_ceil(policy.sessions_per_container)
-        .max(policy.min_containers.saturating_sub(starting + running));
+        .max(policy.min_containers.saturating_sub(starting + serving));
     let allowed = policy.max_containers.saturating_sub(starting + running);
     let possible = short.min(allowed);
     let pause_ms = snapshot.failed_starts.hold_until_ms.saturating_sub(now_ms);
@@ -205,10 +208,10 @@ pub fn plan(snapshot: &FleetSnapshot, listing: Option<&FleetListing>, policy: &F
         idle.sort_by_key(|container| std::cmp::Reverse((container.started_at_ms, container.id.clone())));
         let mut free = slots.saturating_sub(used);
         for container in idle {
-            let keep = wanted + container.max_sessions > free || running <= policy.min_containers;
+            let keep = wanted + container.max_sessions > free || serving <= policy.min_containers;
             if !keep {
                 free -= container.max_sessions;
-                running -= 1;
+                serving -= 1;
                 draining += 1;
                 plan.drain.push(container.id.clone());
             }
@@ -317,8 +320,7 @@ async fn execute(app: &App, plan: &Plan, now_ms: u64) -> Result<(), StoreError> 
         app.store.expect(&task.container, task.started_at_ms + app.policy.start_wait_ms).await?;
     }
     if plan.start > 0 {
-        let candidates: Vec<_> = (0..plan.start).map(|_| ContainerId::random()).collect();
-        let reserved = app.store.reserve(&candidates, &app.policy, now_ms).await?;
+        let reserved = lifecycle::reserve(app, plan.start).await?;
         let launch = async |container: ContainerId| lifecycle::launch(app, &container).await;
         stream::iter(reserved).map(launch).buffer_unordered(AT_ONCE).for_each(async |()| {}).await;
     }

@@ -31,6 +31,7 @@ use crate::native::{self, ServeOptions};
 use crate::private_redis::{PrivateRedis, PrivateRedisError};
 use crate::push::Push;
 use crate::secrets::Unavailable;
+use crate::store::StoreError;
 use crate::store::events::Events;
 use crate::ws::emulator::{Emulator, EmulatorOptions};
 use crate::{lifecycle, routes, scaling, sweep};
@@ -118,6 +119,7 @@ impl Server {
         read_secrets(&app).await?;
         let background = vec![
             tokio::spawn(follow(app.events.clone(), endpoint, prefix)),
+            tokio::spawn(beat(app.clone())),
             tokio::spawn(tick(app.clone())),
             tokio::spawn(watch_exits(app.clone(), exits)),
         ];
@@ -208,24 +210,38 @@ async fn follow(events: Events, endpoint: String, prefix: String) {
     }
 }
 
-/// The timer. A look that fails is made up for by the next.
-async fn tick(app: App) {
+/// The server's heartbeat: apart from the looks, which wait for the fleet. Whoever misses it takes out the connections
+/// that this server carries.
+async fn beat(app: App) {
     let mut timer = interval(TICK);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut failing, mut heard_ms) = (false, now_ms());
+    let mut heard_ms = now_ms();
     loop {
         timer.tick().await;
-        let done = async {
-            let beat_ms = now_ms();
+        let beat_ms = now_ms();
+        let beaten = async {
             app.store.beat_server(&app.server_id, beat_ms).await?;
             // Half of what it takes to be given up: clocks differ, and to do it in vain costs little.
             if beat_ms >= heard_ms + app.policy.lost_after_ms / 2 {
                 lifecycle::enter_again(&app).await?;
             }
-            heard_ms = beat_ms;
-            scaling::tick(&app).await
+            Ok::<_, StoreError>(())
         };
-        match done.await {
+        // While Redis is away the looks say so.
+        if beaten.await.is_ok() {
+            heard_ms = beat_ms;
+        }
+    }
+}
+
+/// The timer. A look that fails is made up for by the next.
+async fn tick(app: App) {
+    let mut timer = interval(TICK);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failing = false;
+    loop {
+        timer.tick().await;
+        match scaling::tick(&app).await {
             Ok(_) => failing = false,
             // Once, not every second.
             Err(error) if !failing => {

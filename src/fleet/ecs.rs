@@ -16,8 +16,8 @@ use aws_sdk_ecs::config::Builder;
 use aws_sdk_ecs::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ecs::operation::list_tasks::builders::ListTasksFluentBuilder;
 use aws_sdk_ecs::types::{
-    AssignPublicIp, AwsVpcConfiguration, CapacityProviderStrategyItem, ContainerOverride, DesiredStatus, KeyValuePair,
-    LaunchType, NetworkConfiguration, Tag, Task, TaskOverride,
+    AssignPublicIp, AwsVpcConfiguration, CapacityProviderStrategyItem, ContainerOverride, KeyValuePair, LaunchType,
+    NetworkConfiguration, Tag, Task, TaskOverride,
 };
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -219,7 +219,8 @@ impl EcsFleet {
     }
 
     async fn all_tasks(&self) -> Result<Vec<FleetTask>, EcsError> {
-        // With `startedBy`, ECS takes no other filter. What is desired to run includes what is being started.
+        // With `startedBy`, ECS takes no other filter. By itself it lists what is desired to run, which includes what is
+        // being started (ListTasks in its API reference).
         let tasks = self.described(|call| call.started_by(&self.started_by)).await?;
         Ok(tasks.iter().filter_map(|task| self.container_of(task)).collect())
     }
@@ -253,7 +254,7 @@ impl EcsFleet {
         let mut next = None;
         loop {
             let call = chosen(client.list_tasks().cluster(&self.options.cluster));
-            let page = call.desired_status(DesiredStatus::Running).set_next_token(next).send().await?;
+            let page = call.set_next_token(next).send().await?;
             arns.extend(page.task_arns().iter().cloned());
             next = page.next_token().filter(|token| !token.is_empty()).map(str::to_owned);
             if next.is_none() {

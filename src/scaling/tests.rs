@@ -104,6 +104,19 @@ fn the_newest_idle_containers_are_drained_and_what_is_wanted_stays() {
 }
 
 #[test]
+fn those_that_drain_are_none_of_the_minimum_and_some_of_the_maximum() {
+    let least = FleetPolicy { min_containers: 2, max_containers: 3, ..policy() };
+    let drains = |number| Container { draining: true, ..container(number, 0) };
+    // One look has drained the third: the next must not drain the second for it.
+    let two_and_one = snapshot(0, vec![container(1, 0), container(2, 0), drains(3)]);
+    assert!(plan(&two_and_one, None, &least, NOW).is_idle());
+    let one_and_one = snapshot(0, vec![container(1, 0), drains(2)]);
+    assert_eq!(plan(&one_and_one, None, &least, NOW).start, 1);
+    let one_and_two = plan(&snapshot(0, vec![container(1, 0), drains(2), drains(3)]), None, &least, NOW);
+    assert_eq!((one_and_two.start, &one_and_two.waiting_for[0]), (0, &Wait::Maximum { wanted: 1, allowed: 0 }));
+}
+
+#[test]
 fn a_silent_server_is_lost_only_if_somebody_could_have_heard_it() {
     let silent = ServerId::random();
     let mut snapshot = FleetSnapshot { servers: vec![(silent.clone(), NOW - 15_000)], ..snapshot(0, vec![]) };
@@ -189,11 +202,25 @@ fn a_container_without_a_task_is_gone_when_it_is_silent_and_the_listing_can_have
     assert!(!gone(&Container { launched: false, ..silent }, &whole), "somebody runs it by hand");
 }
 
+/// Busy fleets, of which hardly one has anything to drain, and idle ones.
 fn snapshots() -> impl Strategy<Value = FleetSnapshot> {
-    let containers = proptest::collection::vec((0..12u64, any::<bool>(), 0..20_000u64, 0..100_000u64), 0..8);
-    let starting = proptest::collection::vec(0..40_000u64, 0..4);
+    let busy = (
+        proptest::collection::vec((0..12u64, any::<bool>(), 0..20_000u64, 0..100_000u64), 0..8),
+        proptest::collection::vec(0..40_000u64, 0..4),
+        0..120u64,
+    );
+    let idle = (
+        proptest::collection::vec(
+            (prop_oneof![4 => Just(0u64), 1 => 1..12u64], any::<bool>(), 0..16_000u64, 50_000..100_000u64),
+            0..8,
+        ),
+        proptest::collection::vec(0..40_000u64, 0..2),
+        prop_oneof![3 => Just(0u64), 1 => 1..10u64],
+    );
     let pause = proptest::option::of(0..30_000u64);
-    let all = (containers, starting, 0..120u64, 0..40_000u64, pause);
+    let fleets = prop_oneof![busy.boxed(), idle.boxed()];
+    let all = (fleets, 0..40_000u64, pause)
+        .prop_map(|((containers, starting, pending), watched, pause)| (containers, starting, pending, watched, pause));
     all.prop_map(|(containers, starting, pending, watched, pause)| {
         let containers =
             containers.into_iter().enumerate().map(|(number, (active, draining, silent, idle))| Container {

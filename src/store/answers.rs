@@ -86,15 +86,14 @@ pub enum Created {
     UserLimit,
 }
 
-/// What a create leaves behind whose answer never came (Redis hung, or the client went away): Redis may carry it
-/// out all the same, and then there is a session nobody knows of, and a reservation nobody acts on.
+/// What a move leaves behind whose answer never came (Redis hung, or the client went away): Redis may carry it
+/// out all the same, and then there is a reservation nobody acts on, and perhaps a session nobody knows of.
 #[derive(Debug, Clone)]
 pub struct Unanswered {
-    pub session: SessionId,
-    pub owner: UserId,
     pub container: ContainerId,
-    /// Its owner can come back for it: the repeated create is known again.
-    pub wanted: bool,
+    /// With its owner. None if nobody has created one, or its owner can come back for it: the repeated create is known
+    /// again.
+    pub unwanted: Option<(SessionId, UserId)>,
 }
 
 #[derive(Debug, Default)]

@@ -10,7 +10,7 @@ if given(a.idle_for) then
   local idle = redis.call('SCARD', held_key(a.container)) == 0 and number(fields[2]) + a.idle_for <= a.now
   local spare = number(fleet[1]) - number(fleet[2]) - number(fields[3])
   local needed = redis.call('ZCARD', ORDER) + a.policy.warm_slots > spare
-    or redis.call('ZCARD', CONTAINERS) <= a.policy.min_containers
+    or serving() <= a.policy.min_containers
   if not idle or needed then return { 'busy' } end
 end
 start_draining(a.container)

@@ -5,8 +5,13 @@
 local reserved = {}
 local short = containers_short(a.policy, a.now)
 for _, id in ipairs(a.containers) do
-  if #reserved >= short then break end
-  redis.call('ZADD', STARTING, a.now + a.start_wait, id)
-  table.insert(reserved, id)
+  -- The client library repeats a command whose answer it lost with the connection.
+  if redis.call('ZSCORE', STARTING, id) then
+    table.insert(reserved, id)
+  elseif short > 0 then
+    redis.call('ZADD', STARTING, a.now + a.start_wait, id)
+    table.insert(reserved, id)
+    short = short - 1
+  end
 end
 return { 'reserved', reserved }

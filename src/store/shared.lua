@@ -85,7 +85,11 @@ local function leave_queue(id, user)
     redis.call('HDEL', WAITING, user)
     redis.call('HDEL', TURNS, user)
   end
-  if redis.call('ZCARD', ORDER) == 0 then redis.call('HDEL', FLEET, 'turn', 'queueHead') end
+  if redis.call('ZCARD', ORDER) == 0 then
+    redis.call('HDEL', FLEET, 'turn', 'queueHead')
+    -- What is still listed waits no longer.
+    redis.call('DEL', PENDING)
+  end
 end
 
 -- Takes ids that wait no longer from the list's head: taking one out of its middle would cost as much as it is long.
@@ -97,9 +101,15 @@ local function trim_queue(limit)
   end
 end
 
--- Whose turn it is. Nil if nobody waits.
+-- Whose turn it is. Nil if nobody waits. A session that somebody else has deleted from Redis must not keep all others
+-- waiting.
 local function next_in_queue()
   local head = redis.call('ZRANGE', ORDER, 0, 0, 'WITHSCORES')
+  while head[1] and redis.call('EXISTS', session_key(head[1])) == 0 do
+    redis.call('ZREM', ORDER, head[1])
+    redis.call('ZREM', DEADLINES, head[1])
+    head = redis.call('ZRANGE', ORDER, 0, 0, 'WITHSCORES')
+  end
   if not head[1] then return nil end
   local turn = math.floor(tonumber(head[2]) / TURN)
   if turn > number(redis.call('HGET', FLEET, 'turn')) then redis.call('HSET', FLEET, 'turn', turn) end
@@ -264,8 +274,11 @@ end
 local function forget_container(id, now, queue_wait, max_leases, retention)
   local key = container_key(id)
   local outcomes = lose_sessions(redis.call('SMEMBERS', held_key(id)), now, queue_wait, max_leases, retention)
-  if redis.call('HGET', key, 'draining') == '0' then
+  local draining = redis.call('HGET', key, 'draining')
+  if draining == '0' then
     redis.call('HINCRBY', FLEET, 'slots', 0 - number(redis.call('HGET', key, 'maxSessions')))
+  elseif draining == '1' then
+    redis.call('HINCRBY', FLEET, 'draining', -1)
   end
   redis.call('DEL', key, held_key(id))
   redis.call('ZREM', CONTAINERS, id)
@@ -275,9 +288,13 @@ local function forget_container(id, now, queue_wait, max_leases, retention)
   return outcomes
 end
 
+-- How many containers take work, or would if they had room.
+local function serving() return redis.call('ZCARD', CONTAINERS) - number(redis.call('HGET', FLEET, 'draining')) end
+
 local function start_draining(id)
   local key = container_key(id)
   redis.call('HSET', key, 'draining', '1')
+  redis.call('HINCRBY', FLEET, 'draining', 1)
   redis.call('ZREM', OPEN, id)
   redis.call('HINCRBY', FLEET, 'slots', 0 - number(redis.call('HGET', key, 'maxSessions')))
   -- Not `-x`: Lua has a negative zero, and Redis takes it for no integer.
@@ -321,6 +338,6 @@ local function containers_short(policy, now)
   local fleet = redis.call('HMGET', FLEET, 'slots', 'used')
   local wanted = redis.call('ZCARD', ORDER) + policy.warm_slots
   local coming = number(fleet[1]) - number(fleet[2]) + starting * per
-  local short = math.max(math.ceil((wanted - coming) / per), policy.min_containers - starting - running)
+  local short = math.max(math.ceil((wanted - coming) / per), policy.min_containers - starting - serving())
   return math.max(0, math.min(short, policy.max_containers - starting - running))
 end

@@ -133,7 +133,7 @@ impl Contents {
         assert_eq!(of_users(":live"), live, "the users' live sessions");
         assert_eq!(of_users(":sessions"), sessions.keys().cloned().collect(), "the users' sessions");
 
-        let (mut slots, mut used) = (0, 0);
+        let (mut slots, mut used, mut draining) = (0, 0, 0);
         let mut open = BTreeMap::new();
         let mut held_by_any = BTreeSet::new();
         for id in self.members("containers") {
@@ -146,6 +146,8 @@ impl Contents {
                 if held.len() < hash["maxSessions"].parse().expect("a number") {
                     open.insert(id.clone(), held.len());
                 }
+            } else {
+                draining += 1;
             }
             for session in &held {
                 assert_eq!(sessions[session].get("containerId"), Some(&id), "{session} knows who holds it");
@@ -165,6 +167,7 @@ impl Contents {
         let fleet = self.hashes.get("fleet").cloned().unwrap_or_default();
         let count = |name: &str| fleet.get(name).map_or(0, |count| count.parse::<i64>().expect("a number"));
         assert_eq!((count("slots"), count("used")), (slots, used), "the fleet's slots and used slots");
+        assert_eq!(count("draining"), draining, "the containers that drain");
 
         let mut connections = BTreeSet::new();
         let number = |hash: &Hash, name: &str| hash.get(name).map_or(0, |count| count.parse().expect("a number"));

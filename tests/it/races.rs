@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Map;
 use tokio::sync::Mutex;
+use wallcrawler::container::FleetPolicy;
 use wallcrawler::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
 use wallcrawler::protocol::{ClaimRequest, ContainerPhase, ReadyRequest};
 use wallcrawler::session::{EndReason, MAX_CONNECTIONS};
@@ -13,7 +14,7 @@ use wallcrawler::store::{Connect, Created, EndedBy, Entered, Look, Store};
 
 use crate::audit::Contents;
 use crate::model::{FIRST, START, claim_request, limits, new_session, policy};
-use crate::world::Redis;
+use crate::world::{Redis, redis_command};
 
 async fn create(store: &Store, user: &str) -> SessionId {
     let new = new_session(user, false);
@@ -248,4 +249,62 @@ async fn as_many_connections_as_a_session_may_have_get_in_however_many_come_at_o
     assert!(matches!(connect(&next).await, Connect::Crowded));
     store.disconnect(&inside[0], Some(&id), &limits(), START).await.expect("redis answers");
     assert!(matches!(connect(&next).await, Connect::Ready { .. }));
+}
+
+/// Two servers look at the same moment, and neither knows what the other is about to drain.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn drains_that_race_leave_the_minimum() {
+    let redis = Redis::start();
+    let store = Store::open(&redis.url(), "").expect("a store");
+    let least = FleetPolicy { min_containers: 2, ..policy(10) };
+    let containers: Vec<ContainerId> = (0..5).map(|_| ContainerId::random()).collect();
+    for container in &containers {
+        store.claim(&claim_request(container, 3, &[]), FIRST, &limits(), &least, START).await.expect("redis answers");
+    }
+    let later = START + least.idle_ms;
+    let drains = containers.iter().chain(&containers).cloned().map(|container| {
+        let (store, least) = (store.clone(), least.clone());
+        tokio::spawn(async move {
+            store.drain(&container, Some(least.idle_ms), &least, later).await.expect("redis answers")
+        })
+    });
+    let mut drained = 0;
+    for drain in drains.collect::<Vec<_>>() {
+        drained += u64::from(drain.await.expect("no panic"));
+    }
+    assert_eq!(drained, 3);
+    // What drains is no use: one that serves and is lost is replaced, though five are there.
+    let serving = containers.last().expect("five");
+    store.drain(serving, None, &least, later).await.expect("redis answers");
+    let candidates = [ContainerId::random(), ContainerId::random()];
+    assert_eq!(store.reserve(&candidates, &least, later).await.expect("redis answers").len(), 1);
+    Contents::read(&redis.client().await).await.check();
+}
+
+#[tokio::test]
+async fn a_reservation_that_is_repeated_is_answered_again_and_makes_no_more() {
+    let redis = Redis::start();
+    let store = Store::open(&redis.url(), "").expect("a store");
+    for _ in 0..50 {
+        create(&store, "user_1").await;
+    }
+    let candidates: Vec<ContainerId> = (0..5).map(|_| ContainerId::random()).collect();
+    let reserved = store.reserve(&candidates, &policy(10), START).await.expect("redis answers");
+    assert_eq!(reserved, candidates[..3]);
+    // As the client library does when the connection broke before the answer.
+    assert_eq!(store.reserve(&candidates, &policy(10), START).await.expect("redis answers"), reserved);
+    assert_eq!(store.snapshot(5_000, START).await.expect("redis answers").starting.len(), 3);
+}
+
+#[tokio::test]
+async fn a_session_that_somebody_deleted_from_redis_keeps_nobody_waiting() {
+    let redis = Redis::start();
+    let store = Store::open(&redis.url(), "").expect("a store");
+    let (deleted, next) = (create(&store, "user_1").await, create(&store, "user_2").await);
+    redis_command(&redis.client().await, &["DEL", &format!("session:{deleted}")]).await;
+    let claim = claim_request(&ContainerId::random(), 3, &[]);
+    let claimed = store.claim(&claim, FIRST, &limits(), &policy(0), START).await.expect("redis answers");
+    assert_eq!(claimed.sessions.into_iter().map(|(session, _)| session.id).collect::<Vec<_>>(), [next]);
+    let snapshot = store.snapshot(5_000, START).await.expect("redis answers");
+    assert_eq!((snapshot.queue.length, snapshot.used), (0, 1));
 }
