@@ -219,8 +219,9 @@ async fn two_hundred_sessions_leave_nothing_behind_whatever_became_of_them() {
             .collect();
         let left = processes::browsers(&root).len();
         tokio::time::sleep(LOOK).await;
-        // The server that still runs is one of `servers`; what looks have decided can be asked for a week.
-        if keys == ["fleet", "servers", "fleet-decisions"] && left == 0 {
+        // What a user has used up is never forgotten. The server that still runs is one of `servers`; what looks have
+        // decided can be asked for a week.
+        if keys == ["fleet", "usage", "servers", "fleet-decisions"] && left == 0 {
             Ok(())
         } else {
             Err(format!("{keys:?}, {left} browsers"))
