@@ -281,7 +281,6 @@ pub async fn lose_container(
     let Lost::Now(sessions) = lost else { return Ok(false) };
     app.metrics.containers_lost.inc();
     tracing::warn!(container.id = %container, why, sessions = sessions.len(), "container lost");
-    stop(app, container, task).await;
     for (id, outcome) in sessions {
         match outcome {
             Outcome::Requeued => note_requeue(app, &id),
@@ -289,12 +288,14 @@ pub async fn lose_container(
         }
     }
     close_soon(app).await;
+    // Last: whoever waits for its clients to be told need not wait for the fleet, too.
+    stop(app, container, task, why).await;
     Ok(true)
 }
 
 /// Ends a container that was given up, in case it only hangs: nobody else would.
-pub async fn stop(app: &App, container: &ContainerId, task: Option<&str>) {
-    if let Err(error) = app.fleet.stop(container, task).await {
+pub async fn stop(app: &App, container: &ContainerId, task: Option<&str>, why: &str) {
+    if let Err(error) = app.fleet.stop(container, task, why).await {
         tracing::error!(container.id = %container, error = %Causes(&error), "container could not be stopped");
     }
 }

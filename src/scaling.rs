@@ -313,7 +313,7 @@ async fn execute(app: &App, plan: &Plan, now_ms: u64) -> Result<(), StoreError> 
     for container in &plan.give_back {
         if app.store.give_back(container, Some("it never came"), now_ms).await? {
             tracing::warn!(container.id = %container, "container never came");
-            lifecycle::stop(app, container, None).await;
+            lifecycle::stop(app, container, None, "it never came").await;
         }
     }
     for task in &plan.expect {
@@ -330,7 +330,7 @@ async fn execute(app: &App, plan: &Plan, now_ms: u64) -> Result<(), StoreError> 
         let lost = app.store.lose_container(&task.container, why, Some(silent_since_ms), &app.limits, now_ms).await?;
         if matches!(lost, Lost::Unknown) {
             tracing::warn!(container.id = %task.container, task.arn = task.task, "a task that nobody knows is stopped");
-            lifecycle::stop(app, &task.container, task.task.as_deref()).await;
+            lifecycle::stop(app, &task.container, task.task.as_deref(), why).await;
         }
     }
     for container in &plan.drain {

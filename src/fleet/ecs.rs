@@ -180,7 +180,7 @@ impl EcsFleet {
         (!providers.is_empty()).then(|| providers.iter().map(item).collect())
     }
 
-    async fn stop_task(&self, container: &ContainerId, known: Option<&str>) -> Result<(), EcsError> {
+    async fn stop_task(&self, container: &ContainerId, known: Option<&str>, why: &str) -> Result<(), EcsError> {
         // What it was called at its start is known only to the process that started it.
         let tasks = match known {
             Some(task) => vec![task.to_owned()],
@@ -191,7 +191,7 @@ impl EcsFleet {
         };
         for task in tasks {
             let call = self.client().await.stop_task().cluster(&self.options.cluster).task(&task);
-            let answer = call.reason("stopped by wallcrawler: its container was given up").send().await;
+            let answer = call.reason(format!("stopped by wallcrawler: {why}")).send().await;
             match answer.map_err(EcsError::from) {
                 Ok(_) => tracing::info!(container.id = %container, task.arn = task, "task stopped"),
                 // ECS forgets tasks an hour after their end.
@@ -324,9 +324,14 @@ impl Fleet for EcsFleet {
         async move { self.run_task(spec).await.map_err(failed) }.boxed()
     }
 
-    fn stop<'a>(&'a self, container: &'a ContainerId, task: Option<&'a str>) -> BoxFuture<'a, Result<(), FleetError>> {
+    fn stop<'a>(
+        &'a self,
+        container: &'a ContainerId,
+        task: Option<&'a str>,
+        why: &'a str,
+    ) -> BoxFuture<'a, Result<(), FleetError>> {
         let failed = |error: EcsError| FleetError { action: "stopping a task", cause: error.into() };
-        async move { self.stop_task(container, task).await.map_err(failed) }.boxed()
+        async move { self.stop_task(container, task, why).await.map_err(failed) }.boxed()
     }
 
     fn list(&self) -> BoxFuture<'_, Result<FleetListing, FleetError>> {

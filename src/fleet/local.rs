@@ -170,7 +170,12 @@ impl Fleet for LocalFleet {
         self.start(spec).map_err(failed).boxed()
     }
 
-    fn stop<'a>(&'a self, container: &'a ContainerId, _: Option<&'a str>) -> BoxFuture<'a, Result<(), FleetError>> {
+    fn stop<'a>(
+        &'a self,
+        container: &'a ContainerId,
+        _: Option<&'a str>,
+        _: &'a str,
+    ) -> BoxFuture<'a, Result<(), FleetError>> {
         if let Some((stop, _)) = self.children.lock().expect("not poisoned").remove(container) {
             let _ = stop.send(());
         }

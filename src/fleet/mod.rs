@@ -29,8 +29,13 @@ pub trait Fleet: Send + Sync {
 
     /// Stops a container. One that is not there, or not there any more, is stopped already. `task` is the fleet's
     /// own name for it, where the fleet has told it; never what a container says of itself, or one could have
-    /// another stopped.
-    fn stop<'a>(&'a self, container: &'a ContainerId, task: Option<&'a str>) -> BoxFuture<'a, Result<(), FleetError>>;
+    /// another stopped. `why` is for people who look at what the fleet knows of it.
+    fn stop<'a>(
+        &'a self,
+        container: &'a ContainerId,
+        task: Option<&'a str>,
+        why: &'a str,
+    ) -> BoxFuture<'a, Result<(), FleetError>>;
 
     /// What was started here and has not ended, what is still on its way included.
     fn list(&self) -> BoxFuture<'_, Result<FleetListing, FleetError>>;

@@ -20,7 +20,7 @@ impl Fleet for NoFleet {
         ready(Err(FleetError { action: "starting a container", cause })).boxed()
     }
 
-    fn stop<'a>(&'a self, _: &'a ContainerId, _: Option<&'a str>) -> BoxFuture<'a, Result<(), FleetError>> {
+    fn stop<'a>(&'a self, _: &'a ContainerId, _: Option<&'a str>, _: &'a str) -> BoxFuture<'a, Result<(), FleetError>> {
         ready(Ok(())).boxed()
     }
 
@@ -48,6 +48,6 @@ mod tests {
         };
         let refused = NoFleet.launch(&spec).await.expect_err("refused");
         assert!(refused.source().is_some_and(|cause| cause.to_string().contains("by hand")));
-        NoFleet.stop(&spec.container_id, None).await.expect("it is not there");
+        NoFleet.stop(&spec.container_id, None, "a test").await.expect("it is not there");
     }
 }

@@ -192,6 +192,55 @@ async fn unwatched_no_more(world: &World) {
 }
 
 #[tokio::test]
+async fn however_a_launch_fails_its_reservation_is_given_back_counted_and_explained_and_its_session_waits() {
+    let moto = Moto::start().await;
+    for (fault, why) in [
+        (Fault::ServerError, "ServerException"),
+        (Fault::Throttled, "ThrottlingException"),
+        (Fault::Denied, "AccessDeniedException"),
+        (Fault::NotPlaced, "Capacity is unavailable"),
+        (Fault::Cut, "the connection failed"),
+        (Fault::AnswerLost, "the connection failed"),
+        (Fault::Silence, "in time"),
+    ] {
+        let world = world(&moto, &[]).await;
+        moto.next_run_tasks([Some(fault)]);
+        let client = world.client("key-one");
+        let id = client.create().await;
+        assert_eq!(reserved(&world).await.len(), 0, "{fault:?}");
+        let session = client.get(&format!("/sessions/{id}")).await.body;
+        assert_eq!((&session["status"], &session["queuePosition"]), (&json!("pending"), &json!(1)), "{fault:?}");
+        assert_eq!(world.app.metrics.container_starts_failed.get(), 1, "{fault:?}");
+        let failed = world.app.store.snapshot(5_000, now_ms()).await.expect("redis answers").failed_starts;
+        assert!(failed.attempts == 1 && failed.last_why.contains(why), "{fault:?}: {}", failed.last_why);
+        assert_eq!(look(&world).await.start, 1, "{fault:?}: the next look tries again");
+        assert_eq!(world.app.metrics.containers_started.get(), 1, "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_a_session_stops_no_task_while_others_are_on_it() {
+    let moto = Moto::start().await;
+    let world = world(&moto, &[("CONTAINER_IDLE_SECONDS", "1")]).await;
+    let client = world.client("key-one");
+    let (one, other) = (client.create().await, client.create().await);
+    let id = moto.containers().await.remove(0);
+    assert_eq!(claimed(&come(&world, &id, 20).await).len(), 2);
+    client.delete(&format!("/sessions/{one}")).await;
+    assert!(look(&world).await.drain.is_empty());
+    assert_eq!(client.get(&format!("/sessions/{other}")).await.body["status"], "active");
+    assert_eq!(moto.containers().await, [id.clone()]);
+    client.delete(&format!("/sessions/{other}")).await;
+    // Nor is it stopped then: it is told to end when it has been idle for long enough.
+    eventually(Duration::from_secs(10), async || {
+        let drained = look(&world).await.drain;
+        if drained.is_empty() { Err("it does not drain".to_owned()) } else { Ok(()) }
+    })
+    .await;
+    assert_eq!(moto.containers().await, [id]);
+}
+
+#[tokio::test]
 async fn an_ecs_that_does_not_answer_holds_no_create_for_long_and_gets_no_reservation() {
     let moto = Moto::start().await;
     let world = world(&moto, &[]).await;
@@ -234,13 +283,17 @@ async fn a_task_is_stopped_however_often_and_whether_or_not_its_name_is_known() 
     assert!(listing.whole && listing.tasks.len() == 6, "over all pages: {listing:?}");
     let one = &listing.tasks[0];
     for _ in 0..2 {
-        fleet.stop(&one.container, one.task.as_deref()).await.expect("stopped");
+        fleet.stop(&one.container, one.task.as_deref(), "it was given up").await.expect("stopped");
     }
     let other = &listing.tasks[5];
     for _ in 0..2 {
-        fleet.stop(&other.container, None).await.expect("stopped");
+        fleet.stop(&other.container, None, "it was given up").await.expect("stopped");
     }
-    fleet.stop(&ContainerId::random(), None).await.expect("it is not there");
+    fleet.stop(&ContainerId::random(), None, "it was given up").await.expect("it is not there");
+    for stopped in [one, other] {
+        let task = moto.task(stopped.task.as_deref().expect("an arn")).await;
+        assert_eq!(task.stopped_reason(), Some("stopped by wallcrawler: it was given up"));
+    }
     let left: BTreeSet<_> = fleet.list().await.expect("listed").tasks.into_iter().map(|task| task.container).collect();
     let expected: BTreeSet<_> = listing.tasks[1..5].iter().map(|task| task.container.clone()).collect();
     assert_eq!(left, expected);

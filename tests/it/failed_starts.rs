@@ -134,7 +134,7 @@ impl Fleet for Broken {
         std::future::ready(Err(failed)).boxed()
     }
 
-    fn stop<'a>(&'a self, _: &'a ContainerId, _: Option<&'a str>) -> BoxFuture<'a, Result<(), FleetError>> {
+    fn stop<'a>(&'a self, _: &'a ContainerId, _: Option<&'a str>, _: &'a str) -> BoxFuture<'a, Result<(), FleetError>> {
         std::future::ready(Ok(())).boxed()
     }
 

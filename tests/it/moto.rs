@@ -208,6 +208,12 @@ impl Moto {
         call.send().await.expect("tasks").tasks().to_vec()
     }
 
+    /// A task, whether or not it runs.
+    pub async fn task(&self, arn: &str) -> Task {
+        let call = self.client.describe_tasks().cluster("browsers").tasks(arn);
+        call.send().await.expect("tasks").tasks().first().expect("it is known").clone()
+    }
+
     /// The containers that they are meant to be.
     pub async fn containers(&self) -> Vec<String> {
         let mut ids: Vec<String> = self.tasks().await.iter().map(|task| variable(task, "CONTAINER_ID")).collect();
