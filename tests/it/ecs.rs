@@ -229,7 +229,7 @@ async fn the_end_of_a_session_stops_no_task_while_others_are_on_it() {
     client.delete(&format!("/sessions/{one}")).await;
     assert!(look(&world).await.drain.is_empty());
     assert_eq!(client.get(&format!("/sessions/{other}")).await.body["status"], "active");
-    assert_eq!(moto.containers().await, [id.clone()]);
+    assert_eq!(moto.containers().await, std::slice::from_ref(&id));
     client.delete(&format!("/sessions/{other}")).await;
     // Nor is it stopped then: it is told to end when it has been idle for long enough.
     eventually(Duration::from_secs(10), async || {
