@@ -41,7 +41,7 @@ impl Random {
     }
 }
 
-/// The routing table, with one placeholder.
+/// The routing table, with `{id}` where an id goes.
 const ROUTES: [(&str, &str); 17] = [
     ("POST", "/sessions"),
     ("GET", "/sessions"),
