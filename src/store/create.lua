@@ -11,14 +11,19 @@
 --          queue_full, how many were served lately, when that was noted, slots that are free
 --          user_limit
 --          too_fast, until one more may be created, until all may
--- Atomic, or: two creates at the limit both get in; two repeated creates are given the same session; N creates at zero capacity each start a task of
---   their own; a crash in between leaves a session that stands in no queue.
+-- Atomic, or: two creates at the limit both get in; two repeated creates are given the same session; N creates at zero
+--   capacity each start a task of their own; a crash in between leaves a session that stands in no queue.
 local idempotency = given(a.idempotency) and P .. 'idempotency:' .. a.user .. ':' .. a.idempotency.key
 if idempotency then
   local before = redis.call('HMGET', idempotency, 'body', 'sessionId')
   if before[1] and before[1] ~= a.idempotency.body then return { 'conflict' } end
   if before[2] and redis.call('EXISTS', session_key(before[2])) == 0 then return { 'forgotten' } end
   if before[2] then return { 'again', session(before[2]) } end
+end
+
+-- The client library repeats a command whose answer it lost with the connection.
+if redis.call('EXISTS', session_key(a.id)) == 1 then
+  return { 'created', session(a.id), redis.call('ZSCORE', STARTING, a.container) and a.container or '', 0, 0 }
 end
 
 -- A client that repeats a create gets what the lost attempt made: the oldest session of that body that nobody has
@@ -51,10 +56,6 @@ local function refuse(answer)
   return answer
 end
 
--- The client library repeats a command whose answer it lost with the connection.
-if redis.call('EXISTS', session_key(a.id)) == 1 then
-  return { 'created', session(a.id), redis.call('ZSCORE', STARTING, a.container) and a.container or '', 0, 0 }
-end
 if redis.call('ZCARD', ORDER) >= a.max_pending then return refuse({ 'queue_full', outlook() }) end
 if a.max_per_user > 0 and redis.call('ZCARD', user_live_key(a.user)) >= a.max_per_user then
   return refuse({ 'user_limit' })

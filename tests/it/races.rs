@@ -9,8 +9,8 @@ use tokio::sync::Mutex;
 use wallcrawler::container::FleetPolicy;
 use wallcrawler::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
 use wallcrawler::protocol::{ClaimRequest, ContainerPhase, ReadyRequest};
-use wallcrawler::session::{EndReason, MAX_CONNECTIONS};
-use wallcrawler::store::{Connect, Created, EndedBy, Entered, Look, Store};
+use wallcrawler::session::{EndReason, MAX_CONNECTIONS, NewSession};
+use wallcrawler::store::{Connect, Created, EndedBy, Entered, Idempotency, Limits, Look, Store};
 
 use crate::audit::Contents;
 use crate::model::{FIRST, START, claim_request, limits, new_session, policy};
@@ -307,4 +307,24 @@ async fn a_session_that_somebody_deleted_from_redis_keeps_nobody_waiting() {
     assert_eq!(claimed.sessions.into_iter().map(|(session, _)| session.id).collect::<Vec<_>>(), [next]);
     let snapshot = store.snapshot(5_000, START).await.expect("redis answers");
     assert_eq!((snapshot.queue.length, snapshot.used), (0, 1));
+}
+
+/// Whoever was refused gets a session of its own; and that again, when the client library repeats the command.
+#[tokio::test]
+async fn a_create_that_is_carried_out_twice_is_not_given_somebody_elses_session() {
+    let redis = Redis::start();
+    let store = Store::open(&redis.url(), "").expect("a store");
+    let attempt = |attempt| Idempotency::Attempt { body: "body".to_owned(), attempt };
+    let create = async |new: &NewSession, again: u64, limits: &Limits| {
+        let (again, container) = (attempt(again), ContainerId::random());
+        store.create(new, Some(&again), &container, limits, &policy(0), START).await.expect("redis answers")
+    };
+    let (others, own) = (new_session("user_1", false), new_session("user_1", false));
+    assert!(matches!(create(&others, 0, &limits()).await, Created::New { .. }));
+    let full = Limits { max_pending: 1, ..limits() };
+    assert!(matches!(create(&own, 0, &full).await, Created::QueueFull(_)));
+    for _ in 0..2 {
+        let created = create(&own, 1, &limits()).await;
+        assert!(matches!(&created, Created::New { session, .. } if session.id == own.id), "{created:?}");
+    }
 }
