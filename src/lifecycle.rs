@@ -226,6 +226,12 @@ pub async fn ended(
     Ok(!matches!(ended, Ended::Unknown))
 }
 
+/// A session, for its owner. `None`: there is no such session, as far as they may know.
+pub async fn find(app: &App, id: &SessionId, owner: &UserId) -> Result<Option<Session>, StoreError> {
+    let found = app.store.get(id).await?;
+    Ok(found.map(|(session, _)| session).filter(|session| session.user_id == *owner))
+}
+
 /// Ends a session at its owner's word, however often it is said. `None`: there is no such session.
 pub async fn release(app: &App, id: &SessionId, owner: &UserId) -> Result<Option<Session>, StoreError> {
     match app.store.end(id, EndedBy::Owner(owner), EndReason::Released, &app.limits, now_ms()).await? {

@@ -46,11 +46,9 @@ pub async fn get_session(
     headers: HeaderMap,
 ) -> Result<Json<SessionView>, ApiError> {
     let tokens = app.tokens.get(now_ms()).await?;
-    match app.store.get(&id).await? {
-        Some((session, _)) if session.user_id == caller.user => {
-            Ok(Json(SessionView::with_reach(&app, &tokens, &headers, session)))
-        }
-        _ => Err(ApiError::session_not_found()),
+    match lifecycle::find(&app, &id, &caller.user).await? {
+        Some(session) => Ok(Json(SessionView::with_reach(&app, &tokens, &headers, session))),
+        None => Err(ApiError::session_not_found()),
     }
 }
 

@@ -38,10 +38,8 @@ pub async fn start_session(
     let started = |id: &SessionId| Json(json!({ "success": true, "data": { "sessionId": id, "available": false } }));
     if let Some(id) = value.session {
         let id: SessionId = id.parse().map_err(|_| ApiError::session_not_found())?;
-        return match app.store.get(&id).await.map_err(ApiError::from)? {
-            Some((session, _)) if session.user_id == caller.user && session.status != SessionStatus::Ended => {
-                Ok(started(&id).into_response())
-            }
+        return match lifecycle::find(&app, &id, &caller.user).await.map_err(ApiError::from)? {
+            Some(session) if session.status != SessionStatus::Ended => Ok(started(&id).into_response()),
             _ => Err(ApiError::session_not_found().into()),
         };
     }
