@@ -2,7 +2,9 @@
 //! is: whatever a client has it open (`file:`), upload or write, it comes by nothing of another session's, nor by
 //! anything the machine keeps from strangers. And what is not root's can use Chromium's own sandbox for its pages.
 
+use std::fs::DirBuilder;
 use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, chown};
 use std::path::Path;
 
 use tokio::process::Command;
@@ -18,7 +20,7 @@ pub struct Confinement {
 
 /// A user that has no name, no group beside its own, and no files but those it is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Account(#[cfg_attr(not(target_os = "linux"), allow(dead_code))] u32);
+pub struct Account(u32);
 
 impl Confinement {
     /// Neither, as on a machine where nothing of it works.
@@ -73,11 +75,6 @@ impl Account {
         Self(Self::FIRST | u32::from_ne_bytes(bytes) & Self::BITS)
     }
 
-    /// Gives it a directory.
-    pub fn own(self, dir: &Path) -> io::Result<()> {
-        std::os::unix::fs::chown(dir, Some(self.0), Some(self.0))
-    }
-
     /// Has the child be this user. It must be asked for before the kernel is asked to end the child with its parent:
     /// becoming somebody else takes that back (prctl(2), `PR_SET_PDEATHSIG`).
     #[cfg_attr(not(target_os = "linux"), allow(unused_variables))]
@@ -93,12 +90,18 @@ impl Account {
     }
 }
 
+/// Makes a browser's directory, which is nobody else's.
+pub fn make_home(dir: &Path, account: Option<Account>) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(dir)?;
+    let owned = account.map_or(Ok(()), |Account(id)| chown(dir, Some(id), Some(id)));
+    owned.inspect_err(|_| drop(std::fs::remove_dir(dir)))
+}
+
 #[cfg(target_os = "linux")]
 mod linux {
     use std::ffi::CString;
     use std::io;
     use std::os::unix::ffi::OsStrExt as _;
-    use std::os::unix::fs::PermissionsExt as _;
     use std::path::Path;
     use std::process::Stdio;
 
@@ -106,7 +109,7 @@ mod linux {
     use rustix::thread::{CapabilitySet, capabilities};
     use tokio::process::Command;
 
-    use super::Account;
+    use super::{Account, make_home};
     use crate::{child, hex};
 
     /// The group first: whoever is no longer root may not change it. `Command`'s own calls leave an agent's other
@@ -154,10 +157,8 @@ mod linux {
         }
         let account = Account::random();
         let home = workdir.join(format!("trial-{}", hex::random(4)));
-        std::fs::create_dir(&home)?;
+        make_home(&home, Some(account))?;
         let tried = async {
-            std::fs::set_permissions(&home, std::fs::Permissions::from_mode(0o700))?;
-            account.own(&home)?;
             let home = CString::new(home.as_os_str().as_bytes())?;
             let programs =
                 programs.iter().map(|path| CString::new(path.as_os_str().as_bytes())).collect::<Result<Vec<_>, _>>()?;

@@ -4,9 +4,7 @@
 //! removed, so a future that is cancelled half-way through a launch leaves nothing behind.
 
 use std::collections::HashMap;
-use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -19,7 +17,7 @@ use tokio::process::{Child, ChildStderr, Command};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::account::Account;
+use super::account::{Account, make_home};
 use super::devtools::{self, DevtoolsError};
 use super::flags::{Surroundings, command_line};
 use super::window::Windows;
@@ -278,13 +276,6 @@ fn parse_listening(line: &str) -> Option<Endpoint> {
     let (host, path) = address.split_at(address.find('/')?);
     let port = host.rsplit_once(':')?.1.parse().ok()?;
     Some(Endpoint { port, path: path.to_owned() })
-}
-
-/// A directory that is the browser's alone.
-fn make_home(dir: &Path, account: Option<Account>) -> io::Result<()> {
-    DirBuilder::new().mode(0o700).create(dir)?;
-    let owned = account.map_or(Ok(()), |account| account.own(dir));
-    owned.inspect_err(|_| drop(std::fs::remove_dir(dir)))
 }
 
 /// A browser's process: the leader of a group of its own, so that one signal reaches all of the browser and
