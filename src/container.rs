@@ -42,6 +42,8 @@ pub struct Queue {
 pub struct FleetSnapshot {
     /// Since when heartbeats could be observed without a gap.
     pub watched_since_ms: u64,
+    /// When the fleet was last looked at; 0: never.
+    pub looked_at_ms: u64,
     pub queue: Queue,
     /// Sessions the containers that take work could hold in all, and those they hold.
     pub slots: u64,
@@ -63,6 +65,8 @@ pub struct FailedStarts {
     pub hold_until_ms: u64,
     pub last_at_ms: u64,
     pub last_why: String,
+    /// When more may be asked of the fleet, of which too much was asked. No failure of a container.
+    pub throttled_until_ms: u64,
 }
 
 /// What a fleet says it runs.

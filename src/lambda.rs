@@ -30,7 +30,7 @@ use crate::fleet::ecs::EcsFleet;
 use crate::fleet::none::NoFleet;
 use crate::routes::events::{self, EventError, Invocation};
 use crate::ws::gateway::{self, Connections};
-use crate::{lifecycle, routes};
+use crate::{lifecycle, metrics, routes, telemetry};
 
 /// A shorter pause between two invocations is none: connections are not forgotten that fast.
 const PAUSE_MS: u64 = 2_000;
@@ -122,6 +122,8 @@ impl From<EventError> for lambda_http::lambda_runtime::Diagnostic {
 
 impl Entry {
     async fn answer(self: Arc<Self>, request: lambda_http::Request) -> Result<Response, EventError> {
+        let context = request.lambda_context_ref();
+        let function = context.map(|context| context.env_config.function_name.clone()).unwrap_or_default();
         if now_ms().saturating_sub(self.last_ms.load(Ordering::Relaxed)) > PAUSE_MS {
             self.app.store.wake().await;
         }
@@ -131,6 +133,9 @@ impl Entry {
             // Nobody else knows of them: the schedule may look from another environment. If it fails, there is a
             // next invocation, or else their own deadlines.
             let _ = lifecycle::settle(&self.app).await;
+        }
+        for (kind, count) in self.app.metrics.untold_failures() {
+            telemetry::tell(&metrics::embedded_failures(kind, count, &function, now_ms()));
         }
         self.last_ms.store(now_ms(), Ordering::Relaxed);
         answer

@@ -10,7 +10,7 @@ use crate::app::App;
 use crate::causes::Causes;
 use crate::clock::now_ms;
 use crate::container::LaunchSpec;
-use crate::fleet::FleetError;
+use crate::fleet::{FailureKind, FleetError};
 use crate::hex;
 use crate::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
 use crate::protocol::{ClaimRequest, ContainerPhase, EndedRequest, ReadyRequest};
@@ -18,8 +18,8 @@ use crate::push::Pushed;
 use crate::secrets::Unavailable;
 use crate::session::{EndReason, NewSession, Session};
 use crate::store::{
-    Claimed, Created, Ended, EndedBy, Idempotency, Limits, Look, Lost, Outcome, Readied, Route, StoreError, Turn,
-    Unanswered,
+    Claimed, Created, Ended, EndedBy, Idempotency, Limits, Look, Lost, NotComing, Outcome, Readied, Route, StoreError,
+    Turn, Unanswered,
 };
 use crate::tokens::Subject;
 
@@ -47,7 +47,8 @@ pub async fn create(
         );
         app.metrics.sessions_created.inc();
         if let Some(container) = launch {
-            self::launch(app, container).await;
+            // The session waits either way.
+            let _ = self::launch(app, container).await;
         }
     }
     doubt.resolved();
@@ -109,7 +110,7 @@ pub async fn reserve(app: &App, wanted: u64) -> Result<Vec<ContainerId>, StoreEr
 pub async fn settle(app: &App) -> Result<(), StoreError> {
     loop {
         let Some(next) = app.unanswered.lock().expect("not poisoned").last().cloned() else { return Ok(()) };
-        app.store.give_back(&next.container, None, now_ms()).await?;
+        app.store.give_back(&next.container, NotComing::Unwanted, now_ms()).await?;
         if let Some((session, owner)) = &next.unwanted {
             release(app, session, owner).await?;
         }
@@ -117,12 +118,16 @@ pub async fn settle(app: &App) -> Result<(), StoreError> {
     }
 }
 
-/// Starts a container that was reserved. If that fails the reservation is given back, and the next look
-/// will see what is missing.
-pub async fn launch(app: &App, container: &ContainerId) {
+/// Starts a container that was reserved. If that fails the reservation is given back, and a later look will see what is
+/// missing.
+pub async fn launch(app: &App, container: &ContainerId) -> Result<(), FailureKind> {
     let launched = async {
         let minted_ms = now_ms();
-        let no_token = |error: Unavailable| FleetError { action: "making its token", cause: error.into() };
+        let no_token = |error: Unavailable| FleetError {
+            action: "making its token",
+            kind: FailureKind::Other,
+            cause: error.into(),
+        };
         let tokens = app.tokens.get(minted_ms).await.map_err(no_token)?;
         let spec = LaunchSpec {
             container_id: container.clone(),
@@ -134,17 +139,25 @@ pub async fn launch(app: &App, container: &ContainerId) {
         };
         app.fleet.launch(&spec).await
     };
-    if let Err(error) = launched.await {
-        app.metrics.container_starts_failed.inc();
-        let why = Causes(&error).to_string();
-        tracing::error!(container.id = %container, error = why, "container could not be started");
-        if let Err(error) = app.store.give_back(container, Some(&why), now_ms()).await {
-            // Its deadline gives it back.
-            tracing::warn!(container.id = %container, error = %Causes(&error), "reservation could not be given back");
-        }
-        return;
+    let Err(error) = launched.await else {
+        app.metrics.containers_started.inc();
+        return Ok(());
+    };
+    app.metrics.container_start_failed(error.kind);
+    let why = Causes(&error).to_string();
+    tracing::error!(
+        container.id = %container, failure.kind = error.kind.as_str(), error = why, "container could not be started"
+    );
+    let not_coming = if error.kind == FailureKind::Throttled { NotComing::Throttled } else { NotComing::Failed(&why) };
+    give_back(app, container, not_coming).await;
+    Err(error.kind)
+}
+
+/// Gives the reservation of a container back that will not come. What cannot be given back now, its deadline gives back.
+pub async fn give_back(app: &App, container: &ContainerId, why: NotComing<'_>) {
+    if let Err(error) = app.store.give_back(container, why, now_ms()).await {
+        tracing::warn!(container.id = %container, error = %Causes(&error), "reservation could not be given back");
     }
-    app.metrics.containers_started.inc();
 }
 
 /// A container's heartbeat and request for work; waits, if it may, until there is something to say.

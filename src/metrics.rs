@@ -3,7 +3,9 @@
 //! Each server counts what it did itself; summed over the servers, that is what happened. What is known of the fleet is
 //! the same whichever server is asked.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
@@ -17,6 +19,7 @@ use prometheus_client::registry::{Registry, Unit};
 use serde_json::json;
 
 use crate::container::FleetSnapshot;
+use crate::fleet::FailureKind;
 use crate::session::EndReason;
 
 /// What this process counts.
@@ -30,7 +33,9 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     request_time: Family<RouteLabels, Histogram>,
     pub containers_started: Counter,
-    pub container_starts_failed: Counter,
+    container_starts_failed: Family<FailureLabels, Counter>,
+    /// Of those, the ones that nobody was told of yet.
+    untold_failures: Mutex<BTreeMap<&'static str, u64>>,
     pub containers_lost: Counter,
     looks: Family<LookLabels, Counter>,
     connections: Gauge,
@@ -45,6 +50,11 @@ impl EncodeLabelValue for EndReason {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
         self.as_str().encode(encoder)
     }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailureLabels {
+    kind: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -89,7 +99,8 @@ impl Default for Metrics {
             requests: Family::default(),
             request_time: Family::new_with_constructor(seconds),
             containers_started: Counter::default(),
-            container_starts_failed: Counter::default(),
+            container_starts_failed: Family::default(),
+            untold_failures: Mutex::default(),
             containers_lost: Counter::default(),
             looks: Family::default(),
             connections: Gauge::default(),
@@ -128,7 +139,7 @@ impl Default for Metrics {
         );
         registry.register(
             "container_starts_failed",
-            "Containers that could not be started",
+            "Containers that could not be started, by what kept them from it",
             metrics.container_starts_failed.clone(),
         );
         registry.register("containers_lost", "Containers that were given up", metrics.containers_lost.clone());
@@ -165,6 +176,17 @@ impl Metrics {
         self.request_time.get_or_create(&RouteLabels { method, route }).observe(took.as_secs_f64());
     }
 
+    pub fn container_start_failed(&self, kind: FailureKind) {
+        let kind = kind.as_str();
+        self.container_starts_failed.get_or_create(&FailureLabels { kind }).inc();
+        *self.untold_failures.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_default() += 1;
+    }
+
+    /// How many containers could not be started since this was last asked, by kind.
+    pub fn untold_failures(&self) -> BTreeMap<&'static str, u64> {
+        std::mem::take(&mut *self.untold_failures.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// A look at the fleet was `idle`, `acted`, or `failed`.
     pub fn looked(&self, outcome: &'static str) {
         self.looks.get_or_create(&LookLabels { outcome }).inc();
@@ -198,7 +220,7 @@ impl Drop for OpenConnection {
 /// What is known of the fleet, as a line that CloudWatch takes from a function's log for metrics (its "embedded metric
 /// format"). A function is not there to be asked: it tells.
 #[cfg(feature = "lambda")]
-pub fn embedded(fleet: &FleetSnapshot, function: &str, now_ms: u64) -> serde_json::Value {
+pub fn embedded_fleet(fleet: &FleetSnapshot, function: &str, now_ms: u64) -> serde_json::Value {
     let age_ms = now_ms.saturating_sub(fleet.queue.since_ms.unwrap_or(now_ms));
     let values = [
         ("SessionsPending", "Count", fleet.queue.length),
@@ -218,6 +240,20 @@ pub fn embedded(fleet: &FleetSnapshot, function: &str, now_ms: u64) -> serde_jso
         line[name] = value.into();
     }
     line
+}
+
+/// Containers that could not be started, in the same format: in all, and by kind.
+#[cfg(feature = "lambda")]
+pub fn embedded_failures(kind: &str, count: u64, function: &str, now_ms: u64) -> serde_json::Value {
+    let name = "ContainerStartsFailed";
+    let directive = json!({
+        "Namespace": "WallCrawler", "Dimensions": [["FunctionName"], ["FunctionName", "Kind"]],
+        "Metrics": [{ "Name": name, "Unit": "Count" }],
+    });
+    json!({
+        "_aws": { "Timestamp": now_ms, "CloudWatchMetrics": [directive] },
+        "FunctionName": function, "Kind": kind, name: count,
+    })
 }
 
 /// What is known of the fleet at this moment. Made for one answer, since nothing of it is this process's own.
@@ -261,7 +297,7 @@ mod tests {
     #[test]
     fn a_function_tells_each_metric_that_it_announces() {
         let fleet = FleetSnapshot { slots: 40, used: 7, ..FleetSnapshot::default() };
-        let line = embedded(&fleet, "wallcrawler-api", 1_000);
+        let line = embedded_fleet(&fleet, "wallcrawler-api", 1_000);
         assert_eq!(line["_aws"]["Timestamp"], 1_000);
         let directive = &line["_aws"]["CloudWatchMetrics"][0];
         assert_eq!(
@@ -274,6 +310,26 @@ mod tests {
         assert_eq!((&line["Slots"], &line["SlotsUsed"]), (&json!(40), &json!(7)));
     }
 
+    #[cfg(feature = "lambda")]
+    #[test]
+    fn each_failed_start_is_told_once_by_kind() {
+        let metrics = Metrics::default();
+        for kind in [FailureKind::Throttled, FailureKind::Denied, FailureKind::Throttled] {
+            metrics.container_start_failed(kind);
+        }
+        let told: Vec<_> = metrics.untold_failures().into_iter().collect();
+        assert_eq!(told, [("denied", 1), ("throttled", 2)]);
+        assert!(metrics.untold_failures().is_empty());
+        let line = embedded_failures("throttled", 2, "wallcrawler-api", 1_000);
+        let directive = &line["_aws"]["CloudWatchMetrics"][0];
+        for dimension in
+            directive["Dimensions"].as_array().expect("sets").iter().flat_map(|set| set.as_array().expect("names"))
+        {
+            assert!(line[dimension.as_str().expect("a name")].is_string(), "{dimension} in {line}");
+        }
+        assert_eq!(line[directive["Metrics"][0]["Name"].as_str().expect("a name")], 2);
+    }
+
     #[test]
     fn what_was_counted_and_what_is_known_is_one_text_that_ends_as_it_must() {
         let metrics = Metrics::default();
@@ -282,6 +338,7 @@ mod tests {
         metrics.session_ready(12);
         metrics.request("GET", "/sessions/{id}", 404, Some("session_not_found"), Duration::from_millis(2));
         metrics.looked("failed");
+        metrics.container_start_failed(FailureKind::NoCapacity);
         let open = metrics.connection();
         let fleet = FleetSnapshot {
             slots: 40,
@@ -296,6 +353,7 @@ mod tests {
             "wallcrawler_session_ready_seconds_count 1",
             "wallcrawler_http_requests_total{method=\"GET\",route=\"/sessions/{id}\",status=\"404\",code=\"session_not_found\"} 1",
             "wallcrawler_looks_total{outcome=\"failed\"} 1",
+            "wallcrawler_container_starts_failed_total{kind=\"no_capacity\"} 1",
             "wallcrawler_cdp_connections 1",
             "wallcrawler_redis_up 1",
             "wallcrawler_slots 40",

@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
@@ -13,9 +14,10 @@ use crate::app::App;
 use crate::causes::Causes;
 use crate::clock::{now_ms, rfc3339};
 use crate::container::{Container, FleetListing, FleetPolicy, FleetSnapshot, FleetTask, StartedBy};
+use crate::fleet::FailureKind;
 use crate::ids::{ContainerId, ServerId};
 use crate::lifecycle;
-use crate::store::{Lost, StoreError};
+use crate::store::{Lost, NotComing, StoreError};
 
 /// How often the fleet itself is asked what it runs. Less than the minute between two looks of a schedule, so that
 /// each of those asks.
@@ -56,6 +58,8 @@ pub enum Wait {
     Start { containers: u64 },
     /// Containers that are wanted, and not tried before the pause after failed starts is over.
     Pause { wanted: u64, attempts: u64, for_ms: u64 },
+    /// Containers that are wanted, and not asked for before the fleet, of which too much was asked, takes more.
+    Throttled { wanted: u64, for_ms: u64 },
     /// More are wanted than there may be.
     Maximum { wanted: u64, allowed: u64 },
     /// Containers that must finish their sessions.
@@ -71,6 +75,7 @@ impl fmt::Display for Wait {
             Wait::Pause { wanted, attempts, for_ms } => {
                 write!(f, "{wanted} wanted, none is started for {for_ms} ms after {attempts} failed attempts")
             }
+            Wait::Throttled { wanted, for_ms } => write!(f, "{wanted} wanted, the fleet is left alone for {for_ms} ms"),
             Wait::Maximum { wanted, allowed } => write!(f, "{wanted} wanted, {allowed} more allowed"),
             Wait::Drain { containers } => write!(f, "{containers} draining"),
             Wait::Sight { silent } => write!(f, "{silent} not heard of since the watch began"),
@@ -93,6 +98,14 @@ impl Plan {
     /// Whether there is somebody silent on whom only a watch without a gap can pass judgement.
     pub fn wants_watch(&self) -> bool {
         self.waiting_for.iter().any(|wait| matches!(wait, Wait::Sight { .. }))
+    }
+
+    /// How long it is until containers that are wanted may be tried again.
+    pub fn pause_ms(&self) -> Option<u64> {
+        self.waiting_for.iter().find_map(|wait| match wait {
+            Wait::Pause { for_ms, .. } | Wait::Throttled { for_ms, .. } => Some(*for_ms),
+            _ => None,
+        })
     }
 }
 
@@ -200,8 +213,10 @@ pub fn plan(snapshot: &FleetSnapshot, listing: Option<&FleetListing>, policy: &F
         .max(policy.min_containers.saturating_sub(starting + serving));
     let allowed = policy.max_containers.saturating_sub(starting + running);
     let possible = short.min(allowed);
-    let pause_ms = snapshot.failed_starts.hold_until_ms.saturating_sub(now_ms);
-    plan.start = if pause_ms == 0 { possible } else { 0 };
+    let failed = &snapshot.failed_starts;
+    let pause_ms = failed.hold_until_ms.saturating_sub(now_ms);
+    let throttled_ms = failed.throttled_until_ms.saturating_sub(now_ms);
+    plan.start = if pause_ms == 0 && throttled_ms == 0 { possible } else { 0 };
 
     if possible == 0 {
         // The newest first: the others have proved themselves, and what is oldest is easiest to explain.
@@ -220,10 +235,12 @@ pub fn plan(snapshot: &FleetSnapshot, listing: Option<&FleetListing>, policy: &F
 
     let waits = [
         (starting, Wait::Start { containers: starting }),
-        (
-            possible - plan.start,
-            Wait::Pause { wanted: possible, attempts: snapshot.failed_starts.attempts, for_ms: pause_ms },
-        ),
+        if pause_ms >= throttled_ms {
+            let pause = Wait::Pause { wanted: possible, attempts: failed.attempts, for_ms: pause_ms };
+            (possible - plan.start, pause)
+        } else {
+            (possible - plan.start, Wait::Throttled { wanted: possible, for_ms: throttled_ms })
+        },
         (short - possible, Wait::Maximum { wanted: short, allowed }),
         (draining, Wait::Drain { containers: draining }),
         (unseen, Wait::Sight { silent: unseen }),
@@ -311,7 +328,7 @@ async fn execute(app: &App, plan: &Plan, now_ms: u64) -> Result<(), StoreError> 
         lifecycle::lose_server(app, server, Some(silent_since_ms)).await?;
     }
     for container in &plan.give_back {
-        if app.store.give_back(container, Some("it never came"), now_ms).await? {
+        if app.store.give_back(container, NotComing::Failed("it never came"), now_ms).await? {
             tracing::warn!(container.id = %container, "container never came");
             lifecycle::stop(app, container, None, "it never came").await;
         }
@@ -321,7 +338,19 @@ async fn execute(app: &App, plan: &Plan, now_ms: u64) -> Result<(), StoreError> 
     }
     if plan.start > 0 {
         let reserved = lifecycle::reserve(app, plan.start).await?;
-        let launch = async |container: ContainerId| lifecycle::launch(app, &container).await;
+        // Whoever is asked for too much need not be asked for the rest.
+        let throttled = AtomicBool::new(false);
+        let launch = async |container: ContainerId| {
+            let refused = if throttled.load(Ordering::Relaxed) {
+                lifecycle::give_back(app, &container, NotComing::Throttled).await;
+                Ok(())
+            } else {
+                lifecycle::launch(app, &container).await
+            };
+            if refused == Err(FailureKind::Throttled) {
+                throttled.store(true, Ordering::Relaxed);
+            }
+        };
         stream::iter(reserved).map(launch).buffer_unordered(AT_ONCE).for_each(async |()| {}).await;
     }
     for task in &plan.stop {

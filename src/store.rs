@@ -641,10 +641,19 @@ impl Store {
         }
     }
 
-    /// Whether there was a reservation to give back. `why` is what is known of why a container that was to come
-    /// does not; none if it was not to come.
-    pub async fn give_back(&self, container: &ContainerId, why: Option<&str>, now_ms: u64) -> Result<bool, StoreError> {
-        let args = json!({ "now": now_ms, "container": container, "why": why.map(short) });
+    /// Whether there was a reservation to give back.
+    pub async fn give_back(
+        &self,
+        container: &ContainerId,
+        why: NotComing<'_>,
+        now_ms: u64,
+    ) -> Result<bool, StoreError> {
+        let (why, throttled) = match why {
+            NotComing::Unwanted => (None, false),
+            NotComing::Throttled => (None, true),
+            NotComing::Failed(why) => (Some(short(why)), false),
+        };
+        let args = json!({ "now": now_ms, "container": container, "why": why, "throttled": throttled });
         let mut reply = self.call(&self.scripts.give_back, args).await?;
         match reply.word()?.as_str() {
             "given_back" => Ok(true),

@@ -23,7 +23,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::OnceCell;
 
-use super::{Fleet, FleetError};
+use super::{FailureKind, Fleet, FleetError};
 use crate::causes::Causes;
 use crate::clock::now_ms;
 use crate::config::EcsOptions;
@@ -59,6 +59,41 @@ enum EcsError {
     NoService(String),
     #[error("ECS took longer than {} s to list its tasks", LIST_TIMEOUT.as_secs())]
     SlowList,
+}
+
+impl EcsError {
+    /// ECS has the codes from "Common Errors" of its API reference, and tells a lack of capacity in words.
+    fn kind(&self) -> FailureKind {
+        match self {
+            Self::Refused { code, message } => match code.as_str() {
+                "ThrottlingException" | "Throttling" | "TooManyRequestsException" | "RequestLimitExceeded" => {
+                    FailureKind::Throttled
+                }
+                "AccessDeniedException"
+                | "NotAuthorized"
+                | "UnrecognizedClientException"
+                | "InvalidClientTokenId"
+                | "ExpiredTokenException"
+                | "InvalidSignatureException"
+                | "OptInRequired" => FailureKind::Denied,
+                _ if message.to_ascii_lowercase().contains("rate exceeded") => FailureKind::Throttled,
+                _ if message.to_ascii_lowercase().contains("capacity") => FailureKind::NoCapacity,
+                _ => FailureKind::Other,
+            },
+            // "RESOURCE:MEMORY" and the like; what is "MISSING" or "INACTIVE" will not be there in a minute either.
+            Self::NotPlaced { reason, .. } if reason.starts_with("RESOURCE") => FailureKind::NoCapacity,
+            Self::NotPlaced { reason, .. } if reason.to_ascii_lowercase().contains("capacity") => {
+                FailureKind::NoCapacity
+            }
+            Self::NotPlaced { .. } => FailureKind::Other,
+            Self::NoAnswer(..) | Self::SlowList => FailureKind::NoAnswer,
+            Self::Empty | Self::NoService(_) => FailureKind::Other,
+        }
+    }
+
+    fn during(self, action: &'static str) -> FleetError {
+        FleetError { action, kind: self.kind(), cause: self.into() }
+    }
 }
 
 impl<E, R> From<SdkError<E, R>> for EcsError
@@ -320,8 +355,7 @@ fn bounded(access: &SdkConfig) -> aws_sdk_ecs::Config {
 
 impl Fleet for EcsFleet {
     fn launch<'a>(&'a self, spec: &'a LaunchSpec) -> BoxFuture<'a, Result<(), FleetError>> {
-        let failed = |error: EcsError| FleetError { action: "starting a task", cause: error.into() };
-        async move { self.run_task(spec).await.map_err(failed) }.boxed()
+        async move { self.run_task(spec).await.map_err(|error| error.during("starting a task")) }.boxed()
     }
 
     fn stop<'a>(
@@ -330,16 +364,15 @@ impl Fleet for EcsFleet {
         task: Option<&'a str>,
         why: &'a str,
     ) -> BoxFuture<'a, Result<(), FleetError>> {
-        let failed = |error: EcsError| FleetError { action: "stopping a task", cause: error.into() };
-        async move { self.stop_task(container, task, why).await.map_err(failed) }.boxed()
+        async move { self.stop_task(container, task, why).await.map_err(|error| error.during("stopping a task")) }
+            .boxed()
     }
 
     fn list(&self) -> BoxFuture<'_, Result<FleetListing, FleetError>> {
-        let failed = |error: EcsError| FleetError { action: "listing the tasks", cause: error.into() };
         async move {
             let taken_at_ms = now_ms();
             let (ours, of_service) = tokio::join!(self.tasks(), self.tasks_of_service());
-            let mut tasks = ours.map_err(failed)?;
+            let mut tasks = ours.map_err(|error| error.during("listing the tasks"))?;
             tasks.extend(of_service);
             Ok(FleetListing { taken_at_ms, whole: true, tasks })
         }

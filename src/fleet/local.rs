@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::{Fleet, FleetError};
+use super::{FailureKind, Fleet, FleetError};
 use crate::clock::now_ms;
 use crate::container::{FleetListing, FleetTask, LaunchSpec, StartedBy};
 use crate::ids::ContainerId;
@@ -166,7 +166,11 @@ async fn watch(
 
 impl Fleet for LocalFleet {
     fn launch<'a>(&'a self, spec: &'a LaunchSpec) -> BoxFuture<'a, Result<(), FleetError>> {
-        let failed = |error: io::Error| FleetError { action: "starting a container", cause: error.into() };
+        let failed = |error: io::Error| FleetError {
+            action: "starting a container",
+            kind: FailureKind::Other,
+            cause: error.into(),
+        };
         self.start(spec).map_err(failed).boxed()
     }
 

@@ -16,8 +16,35 @@ use crate::ids::ContainerId;
 #[error("{action} failed")]
 pub struct FleetError {
     pub action: &'static str,
+    pub kind: FailureKind,
     #[source]
     pub cause: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// What a failure is about, for whoever decides when to try again, and for people who count them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    /// Too many have asked too often. It says nothing of the container that was to be started.
+    Throttled,
+    /// There is no room for it now.
+    NoCapacity,
+    /// It is not allowed: a permission is missing, or the credentials are not good.
+    Denied,
+    /// Nobody knows whether it was done.
+    NoAnswer,
+    Other,
+}
+
+impl FailureKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FailureKind::Throttled => "throttled",
+            FailureKind::NoCapacity => "no_capacity",
+            FailureKind::Denied => "denied",
+            FailureKind::NoAnswer => "no_answer",
+            FailureKind::Other => "other",
+        }
+    }
 }
 
 /// What runs containers. A container that was launched announces itself by its first claim; a launch that

@@ -5,7 +5,7 @@ use std::future::ready;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
-use super::{Fleet, FleetError};
+use super::{FailureKind, Fleet, FleetError};
 use crate::container::{FleetListing, LaunchSpec};
 use crate::ids::ContainerId;
 
@@ -17,7 +17,7 @@ pub struct NoFleet;
 impl Fleet for NoFleet {
     fn launch<'a>(&'a self, _: &'a LaunchSpec) -> BoxFuture<'a, Result<(), FleetError>> {
         let cause = "no fleet is configured here: start containers by hand".into();
-        ready(Err(FleetError { action: "starting a container", cause })).boxed()
+        ready(Err(FleetError { action: "starting a container", kind: FailureKind::Other, cause })).boxed()
     }
 
     fn stop<'a>(&'a self, _: &'a ContainerId, _: Option<&'a str>, _: &'a str) -> BoxFuture<'a, Result<(), FleetError>> {

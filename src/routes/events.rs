@@ -4,6 +4,8 @@
 //! The invocations are asynchronous: nobody reads the answer, but an `Err` has Lambda try again, and then put
 //! the event where failed ones are kept.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -73,7 +75,8 @@ pub async fn take_event(app: &App, body: &[u8], invocation: &Invocation) -> Resu
 /// for by it, and a repeated one would only come in between.
 ///
 /// Once a minute is too seldom to tell who is silent from who could not be heard; so while somebody is silent,
-/// the look is kept up until there is a judgement, or the invocation's time is over.
+/// the look is kept up until there is a judgement, or the invocation's time is over. And sessions that wait for a
+/// container whose start has failed need not wait for the next minute: it is tried again when the pause is over.
 async fn look(app: &App, deadline_ms: u64) -> Value {
     let mut looks = 0u32;
     loop {
@@ -85,18 +88,24 @@ async fn look(app: &App, deadline_ms: u64) -> Value {
             }
         };
         looks += 1;
-        if !plan.wants_watch() {
+        // Whether what was started will come is seen only by looking again.
+        let retry = if plan.start > 0 { Some(Duration::ZERO) } else { plan.pause_ms().map(Duration::from_millis) };
+        let watch = plan.wants_watch().then_some(TICK);
+        let Some(pause) = retry.into_iter().chain(watch).min() else {
             return json!({ "ok": true, "looks": looks });
-        }
-        if now_ms() + MARGIN_MS >= deadline_ms {
-            tracing::warn!(
-                looks,
-                lost_after_ms = app.policy.lost_after_ms,
-                "the function's time is too short to see who is lost"
-            );
+        };
+        let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        if now_ms().saturating_add(pause_ms) + MARGIN_MS >= deadline_ms {
+            if plan.wants_watch() {
+                tracing::warn!(
+                    looks,
+                    lost_after_ms = app.policy.lost_after_ms,
+                    "the function's time is too short to see who is lost"
+                );
+            }
             return json!({ "ok": true, "looks": looks, "undecided": true });
         }
-        tokio::time::sleep(TICK).await;
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -104,7 +113,7 @@ async fn look(app: &App, deadline_ms: u64) -> Value {
 async fn tell_metrics(app: &App, function: &str) {
     match app.store.show_fleet(now_ms()).await {
         Ok((fleet, _)) => {
-            telemetry::tell(&metrics::embedded(&fleet, function, now_ms()));
+            telemetry::tell(&metrics::embedded_fleet(&fleet, function, now_ms()));
         }
         Err(error) => tracing::warn!(error = %Causes(&error), "the fleet's metrics could not be told"),
     }

@@ -17,12 +17,20 @@ use crate::scaling::{self, Plan};
 #[serde(rename_all = "camelCase")]
 pub struct FleetView {
     at: String,
+    /// When somebody last looked at the fleet to act on it, and since when without a gap.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    looked_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    watched_since: Option<String>,
     queue: QueueView,
     slots: SlotsView,
     containers: Vec<ContainerView>,
     starting: Vec<StartingView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     failed_starts: Option<FailedStartsView>,
+    /// Until when none is started, as too much was asked of the fleet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    throttled_until: Option<String>,
     servers: Vec<ServerView>,
     policy: PolicyView,
     /// What a look at this moment would do, were the fleet itself not asked.
@@ -115,6 +123,9 @@ fn view(fleet: FleetSnapshot, plan: Plan, decisions: Vec<Value>, policy: &FleetP
     let queue = fleet.queue;
     FleetView {
         at: rfc3339(now_ms),
+        looked_at: Some(fleet.looked_at_ms).filter(|ms| *ms > 0).map(rfc3339),
+        watched_since: Some(fleet.watched_since_ms).filter(|ms| *ms > 0).map(rfc3339),
+        throttled_until: Some(fleet.failed_starts.throttled_until_ms).filter(|ms| *ms > now_ms).map(rfc3339),
         queue: QueueView {
             length: queue.length,
             users: queue.users,

@@ -96,6 +96,17 @@ pub struct Unanswered {
     pub unwanted: Option<(SessionId, UserId)>,
 }
 
+/// Why a container that was reserved does not come.
+#[derive(Debug, Clone, Copy)]
+pub enum NotComing<'a> {
+    /// Nobody wants it, or ever tried to start it.
+    Unwanted,
+    /// The fleet was asked for too much, which says nothing of this one.
+    Throttled,
+    /// It was to come: what is known of why it does not.
+    Failed(&'a str),
+}
+
 #[derive(Debug, Default)]
 pub struct Claimed {
     pub sessions: Vec<(Session, u64)>,

@@ -109,7 +109,8 @@ impl Reply {
 
     /// All that is known of the fleet.
     pub fn fleet(&mut self) -> Result<FleetSnapshot, StoreError> {
-        let (watched_since_ms, slots, used) = (self.number()?, self.number()?, self.number()?);
+        let (watched_since_ms, looked_at_ms) = (self.number()?, self.number()?);
+        let (slots, used) = (self.number()?, self.number()?);
         let mut containers = Vec::new();
         let mut list = self.list()?;
         while !list.is_empty() {
@@ -122,6 +123,7 @@ impl Reply {
             hold_until_ms: failed.number()?,
             last_at_ms: failed.number()?,
             last_why: failed.text()?,
+            throttled_until_ms: failed.number()?,
         };
         let mut queue = self.list()?;
         let queue = Queue {
@@ -130,7 +132,17 @@ impl Reply {
             since_ms: Some(queue.number()?).filter(|ms| *ms > 0),
             outlook: queue.outlook()?,
         };
-        Ok(FleetSnapshot { watched_since_ms, queue, slots, used, containers, starting, servers, failed_starts })
+        Ok(FleetSnapshot {
+            watched_since_ms,
+            looked_at_ms,
+            queue,
+            slots,
+            used,
+            containers,
+            starting,
+            servers,
+            failed_starts,
+        })
     }
 
     /// Session, address and secret, or `None` where the address is empty.

@@ -305,6 +305,8 @@ end
 -- the next one fail, too, most of the time: the first comes at once, and then each failed attempt makes the pause
 -- before the next longer. All that fails within one pause was one attempt.
 local FIRST_PAUSE, LONGEST_PAUSE, FORGET_FAILURES = 1000, 30000, 600000
+-- A fleet of which too much was asked has not failed, and takes more before long: ECS allows for 20 starts a second.
+local THROTTLED_PAUSE = 2000
 -- One that was of no use for longer than this was of use: it stood by.
 local YOUNG = 60000
 
@@ -332,7 +334,8 @@ end
 -- at least `min_containers`, never more than `max_containers`; none while starts fail and the pause is not over.
 -- src/scaling.rs has the same sum.
 local function containers_short(policy, now)
-  if now < number(redis.call('HGET', FLEET, 'holdUntil')) then return 0 end
+  local pauses = redis.call('HMGET', FLEET, 'holdUntil', 'throttledUntil')
+  if now < math.max(number(pauses[1]), number(pauses[2])) then return 0 end
   local per = policy.sessions_per_container
   local starting, running = redis.call('ZCARD', STARTING), redis.call('ZCARD', CONTAINERS)
   local fleet = redis.call('HMGET', FLEET, 'slots', 'used')

@@ -1,8 +1,9 @@
 -- Reads all that the scaling plan is made from: the containers, the reservations, the queue, and the servers. Grows
 -- with the number of containers, never with that of sessions.
 -- ARGV: now, blind_after? (none: only to show it, and nobody is looking), decisions (how many of the last to tell)
--- Replies: snapshot, watched_since, slots, used, [container fields..], [id, deadline, ..], [server id, last beat, ..],
---   [failed starts, until when none is tried, when the last one failed, why],
+-- Replies: snapshot, watched_since, looked_at, slots, used, [container fields..], [id, deadline, ..], [server id, last beat, ..],
+--   [failed starts, until when none is tried, when the last one failed, why, until when none is tried as too much was
+--   asked of the fleet],
 --   [sessions waiting, users waiting, since when the first of them or 0, how many were served lately, when that was
 --   noted, slots that are free], [decision..]
 -- `watched_since` is when this began to be looked at without a gap longer than `blind_after`: after an
@@ -13,8 +14,8 @@ if given(a.blind_after) then
   if a.now - last > a.blind_after then redis.call('HSET', FLEET, 'watchedSince', a.now) end
   if a.now > last then redis.call('HSET', FLEET, 'lookedAt', a.now) end
 end
-local fleet = redis.call('HMGET', FLEET, 'watchedSince', 'slots', 'used')
-local failed = redis.call('HMGET', FLEET, 'failedStarts', 'holdUntil', 'failedAt', 'failedWhy')
+local fleet = redis.call('HMGET', FLEET, 'watchedSince', 'lookedAt', 'slots', 'used')
+local failed = redis.call('HMGET', FLEET, 'failedStarts', 'holdUntil', 'failedAt', 'failedWhy', 'throttledUntil')
 local containers = {}
 for _, id in ipairs(redis.call('ZRANGE', CONTAINERS, 0, -1)) do
   table.insert(containers, redis.call('HGETALL', container_key(id)))
@@ -24,9 +25,9 @@ trim_queue(100)
 local first = redis.call('LINDEX', PENDING, 0)
 local since = first and redis.call('HGET', session_key(first), 'createdAt')
 return {
-  'snapshot', number(fleet[1]), number(fleet[2]), number(fleet[3]), containers,
+  'snapshot', number(fleet[1]), number(fleet[2]), number(fleet[3]), number(fleet[4]), containers,
   redis.call('ZRANGE', STARTING, 0, -1, 'WITHSCORES'), redis.call('ZRANGE', SERVERS, 0, -1, 'WITHSCORES'),
-  { failed[1] or 0, failed[2] or 0, failed[3] or 0, failed[4] or '' },
+  { failed[1] or 0, failed[2] or 0, failed[3] or 0, failed[4] or '', failed[5] or 0 },
   { redis.call('ZCARD', ORDER), redis.call('HLEN', WAITING), since or 0, outlook() },
   a.decisions > 0 and redis.call('LRANGE', DECISIONS, 0, a.decisions - 1) or {},
 }

@@ -12,7 +12,8 @@ use wallcrawler::container::LaunchSpec;
 use wallcrawler::fleet::Fleet as _;
 use wallcrawler::fleet::ecs::EcsFleet;
 use wallcrawler::ids::ContainerId;
-use wallcrawler::scaling;
+use wallcrawler::routes::events::{Invocation, take_event};
+use wallcrawler::scaling::{self, Wait};
 
 use crate::audit::Contents;
 use crate::moto::{Fault, Moto, variable};
@@ -32,7 +33,7 @@ async fn world(moto: &Moto, vars: &[(&str, &str)]) -> World {
 
 /// As if the pause after failed starts were over.
 async fn pause_over(world: &World) {
-    redis_command(&world.redis.client().await, &["HDEL", "fleet", "holdUntil"]).await;
+    redis_command(&world.redis.client().await, &["HDEL", "fleet", "holdUntil", "throttledUntil"]).await;
 }
 
 /// A look that asks the fleet, however short ago that was asked, and however lately a start has failed.
@@ -194,14 +195,14 @@ async fn unwatched_no_more(world: &World) {
 #[tokio::test]
 async fn however_a_launch_fails_its_reservation_is_given_back_counted_and_explained_and_its_session_waits() {
     let moto = Moto::start().await;
-    for (fault, why) in [
-        (Fault::ServerError, "ServerException"),
-        (Fault::Throttled, "ThrottlingException"),
-        (Fault::Denied, "AccessDeniedException"),
-        (Fault::NotPlaced, "Capacity is unavailable"),
-        (Fault::Cut, "the connection failed"),
-        (Fault::AnswerLost, "the connection failed"),
-        (Fault::Silence, "in time"),
+    for (fault, kind, why) in [
+        (Fault::ServerError, "other", "ServerException"),
+        (Fault::Throttled, "throttled", ""),
+        (Fault::Denied, "denied", "AccessDeniedException"),
+        (Fault::NotPlaced, "no_capacity", "Capacity is unavailable"),
+        (Fault::Cut, "no_answer", "the connection failed"),
+        (Fault::AnswerLost, "no_answer", "the connection failed"),
+        (Fault::Silence, "no_answer", "in time"),
     ] {
         let world = world(&moto, &[]).await;
         moto.next_run_tasks([Some(fault)]);
@@ -210,11 +211,72 @@ async fn however_a_launch_fails_its_reservation_is_given_back_counted_and_explai
         assert_eq!(reserved(&world).await.len(), 0, "{fault:?}");
         let session = client.get(&format!("/sessions/{id}")).await.body;
         assert_eq!((&session["status"], &session["queuePosition"]), (&json!("pending"), &json!(1)), "{fault:?}");
-        assert_eq!(world.app.metrics.container_starts_failed.get(), 1, "{fault:?}");
+        let counted: Vec<_> = world.app.metrics.untold_failures().into_iter().collect();
+        assert_eq!(counted, [(kind, 1)], "{fault:?}");
         let failed = world.app.store.snapshot(5_000, now_ms()).await.expect("redis answers").failed_starts;
-        assert!(failed.attempts == 1 && failed.last_why.contains(why), "{fault:?}: {}", failed.last_why);
+        // That too much was asked says nothing of the container.
+        let (attempts, paused) = if fault == Fault::Throttled { (0, false) } else { (1, true) };
+        assert_eq!((failed.attempts, failed.hold_until_ms > 0), (attempts, paused), "{fault:?}");
+        assert_eq!(failed.throttled_until_ms > 0, !paused, "{fault:?}");
+        assert!(failed.last_why.contains(why), "{fault:?}: {}", failed.last_why);
         assert_eq!(look(&world).await.start, 1, "{fault:?}: the next look tries again");
         assert_eq!(world.app.metrics.containers_started.get(), 1, "{fault:?}");
+    }
+}
+
+/// Taken out: the flag in `execute`, and all forty are asked for.
+#[tokio::test]
+async fn an_ecs_of_which_too_much_is_asked_is_left_alone_for_a_moment_and_no_failure_is_noted() {
+    let moto = Moto::start().await;
+    let vars = [("MAX_CONTAINERS", "50"), ("MAX_SESSIONS_PER_CONTAINER", "1")];
+    let world = world(&moto, &vars).await;
+    moto.next_run_tasks([Some(Fault::Throttled)]);
+    create_many(&world, 1).await;
+    create_many(&world, 39).await;
+    assert_eq!(moto.run_tasks().len(), 1, "creates that come later ask for none");
+
+    moto.next_run_tasks((0..3).map(|_| None).chain((0..40).map(|_| Some(Fault::Throttled))));
+    assert_eq!(look(&world).await.start, 40);
+    let batch = moto.run_tasks().len() - 1;
+    assert!((4..=13).contains(&batch), "three were taken, and no more were under way than ten: {batch}");
+    assert_eq!(reserved(&world).await.len(), 3);
+    let paused = scaling::tick(&world.app).await.expect("redis answers");
+    assert!(
+        matches!(paused.waiting_for.as_slice(), [Wait::Start { .. }, Wait::Throttled { for_ms: 1..=2_000, .. }]),
+        "{paused:?}"
+    );
+
+    // However often it happens, the pause is no longer.
+    for _ in 0..5 {
+        moto.next_run_tasks((0..40).map(|_| Some(Fault::Throttled)));
+        look(&world).await;
+    }
+    let failed = world.app.store.snapshot(5_000, now_ms()).await.expect("redis answers").failed_starts;
+    assert_eq!((failed.attempts, failed.hold_until_ms), (0, 0));
+    assert!(failed.throttled_until_ms <= now_ms() + 2_000);
+    moto.next_run_tasks([]);
+    look(&world).await;
+    assert_eq!(reserved(&world).await.len(), 40);
+    contents(&world).await.check();
+}
+
+/// Taken out: the pause in `events::look`, and it is one look.
+#[tokio::test]
+async fn on_lambda_a_start_that_failed_is_tried_again_when_the_pause_is_over_and_not_a_minute_later() {
+    let moto = Moto::start().await;
+    for fault in [Fault::Throttled, Fault::NotPlaced] {
+        let world = world(&moto, &[]).await;
+        moto.next_run_tasks([Some(fault), Some(fault)]);
+        world.client("key-one").create().await;
+        assert_eq!(reserved(&world).await.len(), 0);
+        let invocation = |seconds: u64| Invocation { deadline_ms: now_ms() + seconds * 1_000, ..Invocation::default() };
+        let schedule = include_bytes!("events/schedule.json");
+        let hurried = take_event(&world.app, schedule, &invocation(3)).await.expect("done");
+        assert_eq!(hurried, json!({"ok": true, "looks": 1, "undecided": true}));
+        let done = take_event(&world.app, schedule, &invocation(30)).await.expect("done");
+        assert!(done["looks"].as_u64().is_some_and(|looks| (3..=7).contains(&looks)), "{fault:?}: {done}");
+        assert_eq!(done.get("undecided"), None);
+        assert_eq!(reserved(&world).await.len(), 1, "{fault:?}: {done}");
     }
 }
 
@@ -488,9 +550,11 @@ async fn the_function_starts_tasks_and_never_says_their_tokens() {
     assert_eq!(tasks.len(), 2);
     let log = std::fs::read_to_string(&log).expect("a log");
     assert!(log.contains("task started") && log.contains("ThrottlingException"), "{log}");
-    let told = log.lines().find(|line| line.starts_with("{\"_aws\"")).expect("metrics");
-    let told: Value = serde_json::from_str(told).expect("a line of JSON");
-    assert_eq!((&told["SessionsPending"], &told["FailedStartAttempts"]), (&json!(25), &json!(1)));
+    let told = log.lines().filter(|line| line.starts_with("{\"_aws\""));
+    let told: Vec<Value> = told.map(|line| serde_json::from_str(line).expect("a line of JSON")).collect();
+    let (failures, fleet) = (&told[0], &told[1]);
+    assert_eq!((&failures["Kind"], &failures["ContainerStartsFailed"]), (&json!("throttled"), &json!(1)));
+    assert_eq!((&fleet["SessionsPending"], &fleet["FailedStartAttempts"]), (&json!(25), &json!(0)));
     for asked in moto.run_tasks() {
         let token = asked["overrides"]["containerOverrides"][0]["environment"][1]["value"].as_str().expect("a token");
         assert!(token.len() > 100 && !log.contains(token), "a token is in the log");

@@ -7,11 +7,11 @@ use axum::http::StatusCode;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use wallcrawler::container::{FleetListing, LaunchSpec};
-use wallcrawler::fleet::{Fleet, FleetError};
+use wallcrawler::fleet::{FailureKind, Fleet, FleetError};
 use wallcrawler::ids::{ContainerId, SessionId};
 use wallcrawler::protocol::ReadyRequest;
 use wallcrawler::scaling;
-use wallcrawler::store::{Created, Store};
+use wallcrawler::store::{Created, NotComing, Store};
 
 use crate::audit::Contents;
 use crate::model::{FIRST, START, claim_request, limits, new_session, policy};
@@ -34,7 +34,7 @@ async fn attempts(store: &Store, within: u64) -> Vec<u64> {
         let now = START + second * SECOND;
         for container in store.reserve(&[ContainerId::random()], &policy(10), now).await.expect("redis answers") {
             attempts.push(second);
-            assert!(store.give_back(&container, Some("no capacity"), now).await.expect("redis answers"));
+            assert!(store.give_back(&container, NotComing::Failed("no capacity"), now).await.expect("redis answers"));
         }
     }
     attempts
@@ -47,7 +47,9 @@ async fn the_pause_after_failed_starts_doubles_up_to_half_a_minute() {
     let (_, launched) = create(&store, &"ctr-first".parse().expect("an id"), START).await;
     assert!(launched);
     // Given back because it was not wanted: nothing has failed.
-    assert!(store.give_back(&"ctr-first".parse().expect("an id"), None, START).await.expect("redis answers"));
+    assert!(
+        store.give_back(&"ctr-first".parse().expect("an id"), NotComing::Unwanted, START).await.expect("redis answers")
+    );
     assert_eq!(attempts(&store, 125).await, [0, 1, 3, 7, 15, 31, 61, 91, 121]);
     let failed = store.snapshot(5_000, START + 125 * SECOND).await.expect("redis answers").failed_starts;
     assert_eq!((failed.attempts, failed.last_why.as_str()), (9, "no capacity"));
@@ -57,7 +59,7 @@ async fn the_pause_after_failed_starts_doubles_up_to_half_a_minute() {
     let later = START + 3_600 * SECOND;
     let container = ContainerId::random();
     assert!(create(&store, &container, later).await.1);
-    store.give_back(&container, Some("no capacity"), later).await.expect("redis answers");
+    store.give_back(&container, NotComing::Failed("no capacity"), later).await.expect("redis answers");
     assert_eq!(store.snapshot(5_000, later).await.expect("redis answers").failed_starts.attempts, 1);
 }
 
@@ -71,10 +73,39 @@ async fn several_that_fail_together_are_one_attempt() {
     let snapshot = store.snapshot(5_000, START).await.expect("redis answers");
     assert_eq!(snapshot.starting.len(), 3);
     for (container, _) in snapshot.starting {
-        store.give_back(&container, Some("throttled"), START + 50).await.expect("redis answers");
+        store.give_back(&container, NotComing::Failed("throttled"), START + 50).await.expect("redis answers");
     }
     let failed = store.snapshot(5_000, START).await.expect("redis answers").failed_starts;
     assert_eq!((failed.attempts, failed.hold_until_ms), (1, START + 50 + SECOND));
+}
+
+#[tokio::test]
+async fn a_fleet_of_which_too_much_was_asked_is_left_alone_and_what_has_failed_before_stays_noted() {
+    let redis = Redis::start();
+    let store = Store::open(&redis.url(), "").expect("a store");
+    create(&store, &ContainerId::random(), START).await;
+    let reserve = async |second: u64| {
+        store
+            .reserve(&[ContainerId::random()], &policy(10), START + second * SECOND)
+            .await
+            .expect("redis answers")
+            .pop()
+    };
+    for container in store.snapshot(5_000, START).await.expect("redis answers").starting {
+        store.give_back(&container.0, NotComing::Failed("no capacity"), START).await.expect("redis answers");
+    }
+    let mut now = 1;
+    for _ in 0..5 {
+        let container = reserve(now).await.expect("the pause is over");
+        store.give_back(&container, NotComing::Throttled, START + now * SECOND).await.expect("redis answers");
+        assert_eq!(reserve(now + 1).await, None, "{now}: it is left alone");
+        assert!(!create(&store, &ContainerId::random(), START + (now + 1) * SECOND).await.1, "by creates, too");
+        now += 2;
+    }
+    let failed = store.snapshot(5_000, START).await.expect("redis answers").failed_starts;
+    assert_eq!((failed.attempts, failed.last_why.as_str()), (1, "no capacity"));
+    assert_eq!(failed.throttled_until_ms, START + now * SECOND);
+    Contents::read(&redis.client().await).await.check();
 }
 
 /// Comes, and takes a session.
@@ -130,7 +161,8 @@ struct Broken(Arc<AtomicU64>);
 impl Fleet for Broken {
     fn launch<'a>(&'a self, _: &'a LaunchSpec) -> BoxFuture<'a, Result<(), FleetError>> {
         self.0.fetch_add(1, Ordering::Relaxed);
-        let failed = FleetError { action: "starting a task", cause: "RESOURCE:MEMORY".into() };
+        let failed =
+            FleetError { action: "starting a task", kind: FailureKind::NoCapacity, cause: "RESOURCE:MEMORY".into() };
         std::future::ready(Err(failed)).boxed()
     }
 

@@ -67,6 +67,7 @@ async fn the_fleet_is_shown_with_what_a_look_would_do_and_what_looks_have_done()
     assert_eq!((&shown["queue"]["length"], &shown["queue"]["users"]), (&json!(3), &json!(2)));
     assert!(shown["queue"]["since"].is_string() && shown["queue"]["estimatedWaitMs"].is_u64(), "{shown}");
     assert_eq!(shown["slots"], json!({"total": 2, "used": 2}));
+    assert_eq!(shown.get("lookedAt"), None, "nobody has looked");
     let container = &shown["containers"][0];
     assert_eq!(
         (&container["containerId"], &container["status"], &container["activeSessions"], &container["launched"]),
@@ -88,7 +89,9 @@ async fn looks_that_did_something_are_remembered_and_idle_ones_are_not() {
     let operator = world.client("key-operator");
     assert_eq!(scaling::tick(&world.app).await.expect("redis answers").start, 1);
     assert!(scaling::tick(&world.app).await.expect("redis answers").is_idle());
-    let decisions = operator.get("/fleet").await.body["decisions"].clone();
+    let shown = operator.get("/fleet").await.body;
+    assert!(shown["lookedAt"].is_string() && shown["watchedSince"].is_string(), "{shown}");
+    let decisions = shown["decisions"].clone();
     let decisions = decisions.as_array().expect("a list");
     assert_eq!(decisions.len(), 1, "{decisions:?}");
     assert_eq!(decisions[0]["plan"]["start"], 1);

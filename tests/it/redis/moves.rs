@@ -5,7 +5,7 @@ use wallcrawler::ids::{ConnectionId, ContainerId, ServerId, SessionId};
 use wallcrawler::protocol::ReadyRequest;
 use wallcrawler::session::EndReason;
 use wallcrawler::store::{
-    Connect, Created, Ended, EndedBy, Entered, Idempotency, Lost, Outcome, Routed, Store, StoreError, Wanted,
+    Connect, Created, Ended, EndedBy, Entered, Idempotency, Lost, NotComing, Outcome, Routed, Store, StoreError, Wanted,
 };
 
 use crate::model::{FIRST, START, claim_request, limits, new_session, policy};
@@ -41,7 +41,7 @@ pub async fn make_all(store: &Store) {
         }
         <[SessionId; 4]>::try_from(ids).expect("four")
     };
-    assert!(store.give_back(&container, Some("it failed"), START - 1_000).await.expect("redis answers"));
+    assert!(store.give_back(&container, NotComing::Failed("it failed"), START - 1_000).await.expect("redis answers"));
     assert_eq!(
         store.reserve(std::slice::from_ref(&container), &policy(1), START).await.expect("redis answers").len(),
         1

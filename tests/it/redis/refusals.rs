@@ -5,7 +5,7 @@ use fred::prelude::{Client as RedisClient, ClientLike as _};
 use serde_json::json;
 use wallcrawler::ids::{ContainerId, ServerId, SessionId};
 use wallcrawler::session::EndReason;
-use wallcrawler::store::{Connect, Ended, EndedBy, Lost, Routed, Store, StoreError};
+use wallcrawler::store::{Connect, Ended, EndedBy, Lost, NotComing, Routed, Store, StoreError};
 
 use super::moves::{connection, create, report};
 use super::{Failure, PATIENCE, Server, a_session_lives, is_ready, is_refused, plane};
@@ -130,7 +130,7 @@ async fn with_a_full_memory_nothing_new_begins_and_everything_goes_on_and_ends()
         assert!(matches!(ended, Ended::Now(_)));
     }
     assert_eq!(store.closing(&[], 10).await.expect("goes on").len(), 1);
-    assert!(store.give_back(&reserved, Some("it failed"), START).await.expect("goes on"));
+    assert!(store.give_back(&reserved, NotComing::Failed("it failed"), START).await.expect("goes on"));
     let due = START + limits.queue_wait_ms;
     assert_eq!(store.expire(&limits, 10, due).await.expect("ends").len(), 4);
     assert_eq!(store.purge(10, due + limits.retention_ms).await.expect("forgets"), 6);
