@@ -81,6 +81,8 @@ async fn claim(store: &Store, container: &ContainerId, held: u32, more: u32) -> 
         phase: ContainerPhase::Serving,
         launched: false,
         task_arn: None,
+        process: None,
+        first: false,
     };
     let look = Look { claim: "a claim", again: false, yield_for: Duration::ZERO };
     let claimed = store.claim(&request, look, &limits(), &policy(), now_ms()).await.expect("redis answers");

@@ -150,6 +150,7 @@ impl Simulation<'_> {
         let open = || self.running.values().filter(|container| !container.draining);
         FleetSnapshot {
             watched_since_ms: 0,
+            looked_at_ms: 0,
             failed_starts: FailedStarts::default(),
             queue: Queue { length: self.queue.len() as u64, ..Queue::default() },
             slots: open().count() as u64 * PER_CONTAINER,

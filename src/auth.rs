@@ -50,6 +50,10 @@ pub struct ContainerCaller {
     pub container: ContainerId,
 }
 
+/// A container that has only the token of its service, which is the same for all of them.
+#[derive(Debug, Clone, Copy)]
+pub struct ServiceCaller;
+
 /// The token after `Bearer`.
 pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
@@ -162,9 +166,21 @@ impl FromRequestParts<App> for ContainerCaller {
         };
         match verify_token(app, token).await? {
             Subject::Container(container) => Ok(ContainerCaller { container }),
-            Subject::Connect { .. } | Subject::View { .. } => {
-                Err(ApiError::unauthorized("invalid_token", TokenError::Invalid.to_string()))
-            }
+            Subject::Connect { .. } | Subject::View { .. } | Subject::Service => Err(TokenError::Invalid.into()),
+        }
+    }
+}
+
+impl FromRequestParts<App> for ServiceCaller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut request::Parts, app: &App) -> Result<Self, ApiError> {
+        let Some(token) = bearer(&parts.headers) else {
+            return Err(ApiError::unauthorized("missing_token", "send the service's token as Authorization: Bearer"));
+        };
+        match verify_token(app, token).await? {
+            Subject::Service => Ok(ServiceCaller),
+            Subject::Connect { .. } | Subject::View { .. } | Subject::Container(_) => Err(TokenError::Invalid.into()),
         }
     }
 }

@@ -114,6 +114,22 @@ id!(
     ServerId, "server", |text| text.len() > 4 && text.starts_with("srv_") && is_plain(text, 64)
 );
 
+/// Of a container that a service of ECS runs: its task's id follows.
+const TASK_PREFIX: &str = "task-";
+
+impl ContainerId {
+    /// What the container of such a task is called. `None` if that is no task's name.
+    pub fn of_task(task_arn: &str) -> Option<Self> {
+        let (_, id) = task_arn.rsplit_once('/').filter(|_| task_arn.starts_with("arn:"))?;
+        format!("{TASK_PREFIX}{id}").parse().ok()
+    }
+
+    /// Whether a service of ECS runs it, and would start another in its place.
+    pub fn is_of_service(&self) -> bool {
+        self.0.starts_with(TASK_PREFIX)
+    }
+}
+
 impl SessionId {
     pub fn random() -> Self {
         Self(format!("ses_{}", random_suffix()))

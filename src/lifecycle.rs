@@ -21,10 +21,12 @@ use crate::store::{
     Claimed, Created, Ended, EndedBy, Idempotency, Limits, Look, Lost, NotComing, Outcome, Readied, Route, StoreError,
     Turn, Unanswered,
 };
-use crate::tokens::Subject;
+use crate::tokens::{Subject, Tokens};
 
 /// How long a launched container's token is good for. Its own routes are all it opens.
 pub const CONTAINER_TOKEN_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
+/// How long a service's is, which people put into its task definition.
+pub const SERVICE_TOKEN_MS: u64 = 365 * 24 * 60 * 60 * 1_000;
 /// How many sessions or connections one script works on.
 const BATCH: u64 = 200;
 
@@ -153,6 +155,20 @@ pub async fn launch(app: &App, container: &ContainerId) -> Result<(), FailureKin
     Err(error.kind)
 }
 
+/// A token for a container that a service has started. `None`: one of its name is there, and has one.
+pub async fn join(
+    app: &App,
+    container: &ContainerId,
+    tokens: &Tokens,
+    now_ms: u64,
+) -> Result<Option<String>, StoreError> {
+    if !app.store.join(container, &app.policy, now_ms).await? {
+        return Ok(None);
+    }
+    tracing::info!(container.id = %container, "a container of a service comes");
+    Ok(Some(tokens.mint(&Subject::Container(container.clone()), now_ms, now_ms + CONTAINER_TOKEN_MS)))
+}
+
 /// Gives the reservation of a container back that will not come. What cannot be given back now, its deadline gives back.
 pub async fn give_back(app: &App, container: &ContainerId, why: NotComing<'_>) {
     if let Err(error) = app.store.give_back(container, why, now_ms()).await {
@@ -183,7 +199,12 @@ pub async fn claim(app: &App, request: &ClaimRequest) -> Result<Claimed, StoreEr
             );
         }
         let news = !claimed.sessions.is_empty() || !claimed.end.is_empty() || (claimed.drain && serving);
-        if news || claimed.superseded || request.phase == ContainerPhase::Leaving || Instant::now() >= deadline {
+        if news
+            || claimed.superseded
+            || claimed.replaced
+            || request.phase == ContainerPhase::Leaving
+            || Instant::now() >= deadline
+        {
             return Ok(claimed);
         }
         let pause = match claimed.turn {

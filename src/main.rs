@@ -6,8 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use wallcrawler::clock::now_ms;
 use wallcrawler::config;
-use wallcrawler::ids::ContainerId;
-use wallcrawler::lifecycle::CONTAINER_TOKEN_MS;
+use wallcrawler::lifecycle::{CONTAINER_TOKEN_MS, SERVICE_TOKEN_MS};
 use wallcrawler::new_key::{self, KeysError};
 use wallcrawler::tokens::{Subject, Tokens};
 
@@ -16,7 +15,8 @@ wallcrawler: fresh Chromium sessions for browser agents
 
   wallcrawler                     serve the API and the CDP proxy; on Lambda, the API
   wallcrawler container           run browsers for a server (CONTAINER_ID, CONTAINER_TOKEN, API_ENDPOINT)
-  wallcrawler token container ID  mint the token of a container that is started by hand (JWE_SECRET)";
+  wallcrawler token container ID  mint the token of a container that is started by hand (JWE_SECRET)
+  wallcrawler token service       mint the token of all containers that a service of ECS runs (JWE_SECRET)";
 const NOTES: &str = "  wallcrawler help | --version
 
 Everything is configured by environment variables: see README.md. The build for Lambda serves only there.";
@@ -31,7 +31,11 @@ fn main() -> ExitCode {
         [] => run(serve()),
         #[cfg(feature = "agent")]
         ["container"] => run(container()),
-        ["token", "container", id] => token(id),
+        ["token", "container", id] => match id.parse() {
+            Ok(container) => token(&Subject::Container(container), CONTAINER_TOKEN_MS),
+            Err(error) => Err(anyhow::Error::from(error)),
+        },
+        ["token", "service"] => token(&Subject::Service, SERVICE_TOKEN_MS),
         ["keys", words @ ..] => match keys(words) {
             Err(error @ KeysError::Usage(_)) => {
                 eprintln!("wallcrawler: {error}\n\n{}", new_key::USAGE);
@@ -170,14 +174,13 @@ fn keys(words: &[&str]) -> Result<(), KeysError> {
     Ok(())
 }
 
-fn token(id: &str) -> anyhow::Result<()> {
-    let container: ContainerId = id.parse()?;
+fn token(subject: &Subject, good_for_ms: u64) -> anyhow::Result<()> {
     let secret = config::env("JWE_SECRET").context(
         "JWE_SECRET must be set, to what the server has, itself or in JWE_SECRET_ARN: the token is made from it",
     )?;
     // Without blanks around it, as the server reads it.
     let tokens = Tokens::new(&[secret.trim()], false).context("JWE_SECRET")?;
     let now_ms = now_ms();
-    println!("{}", tokens.mint(&Subject::Container(container), now_ms, now_ms + CONTAINER_TOKEN_MS));
+    println!("{}", tokens.mint(subject, now_ms, now_ms + good_for_ms));
     Ok(())
 }

@@ -48,6 +48,21 @@ pub enum ContainerPhase {
     Leaving,
 }
 
+/// `POST /containers`: a container that a service of ECS runs asks for a token of its own.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JoinRequest {
+    /// `task-` and its task's id.
+    pub container_id: ContainerId,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JoinResponse {
+    pub container_id: ContainerId,
+    pub token: String,
+}
+
 /// `POST /sessions/claim`: asks for work, reports what runs, and is the heartbeat.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -74,6 +89,13 @@ pub struct ClaimRequest {
     pub launched: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task_arn: Option<String>,
+    /// A name of the process's own. Two that were given one container id are told apart by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<String>,
+    /// Whether this process has had no answer yet. Then it takes the place of another one of the same id, which is
+    /// refused from then on.
+    #[serde(default)]
+    pub first: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

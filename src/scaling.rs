@@ -184,12 +184,9 @@ pub fn plan(snapshot: &FleetSnapshot, listing: Option<&FleetListing>, policy: &F
         .map(|container| &container.id)
         .chain(snapshot.starting.iter().map(|(id, _)| id))
         .collect();
-    let named: HashSet<&str> =
-        snapshot.containers.iter().filter_map(|container| container.task_arn.as_deref()).collect();
     for task in listing.iter().flat_map(|listing| &listing.tasks) {
         if task.started_by == StartedBy::Service {
-            let came = task.task.as_deref().is_some_and(|arn| named.contains(arn));
-            if !came && !known.contains(&task.container) && task.started_at_ms + policy.start_wait_ms > now_ms {
+            if !known.contains(&task.container) && task.started_at_ms + policy.start_wait_ms > now_ms {
                 starting += 1;
                 plan.expect.push(task.clone());
             }
@@ -330,7 +327,10 @@ async fn execute(app: &App, plan: &Plan, now_ms: u64) -> Result<(), StoreError> 
     for container in &plan.give_back {
         if app.store.give_back(container, NotComing::Failed("it never came"), now_ms).await? {
             tracing::warn!(container.id = %container, "container never came");
-            lifecycle::stop(app, container, None, "it never came").await;
+            // What a service runs is the service's to stop.
+            if !container.is_of_service() {
+                lifecycle::stop(app, container, None, "it never came").await;
+            }
         }
     }
     for task in &plan.expect {

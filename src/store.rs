@@ -95,6 +95,7 @@ scripts!(
     snapshot,
     record,
     expect,
+    join,
     reserve,
     give_back,
     drain,
@@ -320,6 +321,8 @@ impl Store {
                     "phase": request.phase,
                     "launched": request.launched,
                     "task_arn": request.task_arn,
+                    "process": request.process,
+                    "first": request.first,
                     "claim": look.claim,
                     "again": look.again,
                     "yield_for": look.yield_for.as_millis() as u64,
@@ -347,10 +350,11 @@ impl Store {
                     "waits" => Turn::Waits,
                     word => return Err(unexpected("claim", word)),
                 };
-                Ok(Claimed { sessions, end, drain, turn, superseded: false })
+                Ok(Claimed { sessions, end, drain, turn, superseded: false, replaced: false })
             }
             "surplus" => Ok(Claimed { end: reply.list()?.ids()?, drain: true, ..Claimed::default() }),
             "gone" if request.phase == ContainerPhase::Leaving => Ok(Claimed { drain: true, ..Claimed::default() }),
+            "replaced" if request.process.is_some() => Ok(Claimed { replaced: true, ..Claimed::default() }),
             "superseded" if look.again => Ok(Claimed { superseded: true, ..Claimed::default() }),
             word => Err(unexpected("claim", word)),
         }
@@ -638,6 +642,16 @@ impl Store {
         match self.call(&self.scripts.expect, args).await?.word()?.as_str() {
             "expected" => Ok(()),
             word => Err(unexpected("expect", word)),
+        }
+    }
+
+    /// Whether a container that a service has started may come: whether none of its name is there.
+    pub async fn join(&self, container: &ContainerId, policy: &FleetPolicy, now_ms: u64) -> Result<bool, StoreError> {
+        let args = json!({ "now": now_ms, "container": container, "start_wait": policy.start_wait_ms });
+        match self.call(&self.scripts.join, args).await?.word()?.as_str() {
+            "welcome" => Ok(true),
+            "taken" => Ok(false),
+            word => Err(unexpected("join", word)),
         }
     }
 

@@ -197,13 +197,20 @@ mod tests {
 
     /// Something that looks like a browser from outside.
     fn stand_in(profile: &Path) -> Child {
-        Command::new("sleep")
+        let child = Command::new("sleep")
             .arg0(format!("--user-data-dir={}", profile.display()))
             .arg("600")
             .process_group(0)
             .stdout(Stdio::null())
             .spawn()
-            .expect("sleep is there")
+            .expect("sleep is there");
+        // It runs before the kernel can say by what line.
+        let deadline = Instant::now() + DEATH_DEADLINE;
+        let pid = Pid::from_child(&child);
+        while command_lines().iter().all(|(other, line)| *other != pid || line.concat().is_empty()) {
+            assert!(Instant::now() < deadline, "nothing is known of {pid:?}");
+        }
+        child
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub enum Subject {
     View { session: SessionId, user: UserId },
     /// May ask for work as one container.
     Container(ContainerId),
+    /// May have containers come that a service of ECS runs: each is given a token of its own for this one.
+    Service,
 }
 
 /// Why a token is not accepted.
@@ -95,7 +97,11 @@ enum Role {
     Connect,
     View,
     Container,
+    Service,
 }
+
+/// What a service's token is about. There is one such token for all.
+const SERVICE: &str = "containers";
 
 struct Keys {
     /// Says nothing of the others.
@@ -133,6 +139,7 @@ impl Tokens {
             Subject::Connect { session, user } => (Role::Connect, session.to_string(), Some(user.clone())),
             Subject::View { session, user } => (Role::View, session.to_string(), Some(user.clone())),
             Subject::Container(container) => (Role::Container, container.to_string(), None),
+            Subject::Service => (Role::Service, SERVICE.to_owned(), None),
         };
         let claims = Claims { role, sub, uid, iat: now_ms / 1_000, exp: expires_at_ms.div_ceil(1_000), nbf: None };
         let keys = &self.keys[0];
@@ -172,7 +179,8 @@ impl Tokens {
             (Role::Connect, Some(user)) => claims.sub.parse().ok().map(|session| Subject::Connect { session, user }),
             (Role::View, Some(user)) => claims.sub.parse().ok().map(|session| Subject::View { session, user }),
             (Role::Container, None) => claims.sub.parse().ok().map(Subject::Container),
-            (Role::Connect | Role::View, None) | (Role::Container, Some(_)) => None,
+            (Role::Service, None) => (claims.sub == SERVICE).then_some(Subject::Service),
+            (Role::Connect | Role::View, None) | (Role::Container | Role::Service, Some(_)) => None,
         };
         subject.ok_or(TokenError::Invalid)
     }

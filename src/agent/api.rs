@@ -9,8 +9,8 @@ use serde::Serialize;
 use crate::config::is_loopback_url;
 use crate::ids::{ConnectionId, SessionId};
 use crate::protocol::{
-    ClaimRequest, ClaimResponse, DeliverRequest, DeliverResponse, EndedRequest, GATEWAY_CALL_SECONDS, ReadyRequest,
-    ReadyResponse,
+    ClaimRequest, ClaimResponse, DeliverRequest, DeliverResponse, EndedRequest, GATEWAY_CALL_SECONDS, JoinRequest,
+    JoinResponse, ReadyRequest, ReadyResponse,
 };
 
 /// What an answer may take beyond the wait that was asked for: a server may be starting.
@@ -57,6 +57,10 @@ impl Api {
             client = client.no_proxy();
         }
         Ok(Self { client: client.build()?, endpoint: endpoint.trim_end_matches('/').to_owned() })
+    }
+
+    pub async fn join(&self, request: &JoinRequest) -> Result<JoinResponse, ApiError> {
+        Ok(self.post("/containers", request, ANSWER_DEADLINE).await?.json().await?)
     }
 
     pub async fn claim(&self, claim: &ClaimRequest) -> Result<ClaimResponse, ApiError> {

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use reqwest::StatusCode;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -16,7 +17,7 @@ use crate::protocol::{ClaimRequest, ClaimResponse, ContainerPhase, MAX_CLAIM_WAI
 use crate::session::EndReason;
 
 /// The control plane has long given the container up by then, and its sessions with it.
-const OUT_OF_CONTACT: Duration = Duration::from_secs(120);
+pub(super) const OUT_OF_CONTACT: Duration = Duration::from_secs(120);
 /// Between an answer with nothing in it and the next claim: a server that does not wait must not be flooded.
 const PACE: Duration = Duration::from_millis(250);
 /// How long the reports of sessions that were given up may take before the container leaves without them.
@@ -40,6 +41,8 @@ pub struct ClaimLoop<S> {
     lives: JoinSet<()>,
     backoff: Backoff,
     last_contact: Instant,
+    /// Whether there was no answer yet.
+    first: bool,
 }
 
 /// What ended a wait for an answer.
@@ -60,6 +63,7 @@ impl<S: Future<Output = ()>> ClaimLoop<S> {
             lives: JoinSet::new(),
             backoff: Backoff::default(),
             last_contact: Instant::now(),
+            first: true,
         }
     }
 
@@ -81,6 +85,7 @@ impl<S: Future<Output = ()>> ClaimLoop<S> {
                 Event::Answer(Ok(answer), asked_at) => {
                     self.backoff = Backoff::default();
                     self.last_contact = Instant::now();
+                    self.first = false;
                     let idle = answer.sessions.is_empty() && answer.end.is_empty();
                     delay = if idle { PACE.saturating_sub(asked_at.elapsed()) } else { Duration::ZERO };
                     self.follow(answer);
@@ -88,6 +93,10 @@ impl<S: Future<Output = ()>> ClaimLoop<S> {
                 Event::Answer(Err(ApiError::Refused(status)), _) => {
                     self.abandon_all().await;
                     return Err(AgentError::Refused(status.as_u16()));
+                }
+                Event::Answer(Err(ApiError::Gone(StatusCode::CONFLICT)), _) => {
+                    self.abandon_all().await;
+                    return Err(AgentError::Replaced);
                 }
                 Event::Answer(Err(error), _) => {
                     if self.last_contact.elapsed() >= OUT_OF_CONTACT {
@@ -102,7 +111,7 @@ impl<S: Future<Output = ()>> ClaimLoop<S> {
         }
         self.abandon_all().await;
         // Best effort: what is not said now, the missing heartbeat says later.
-        let farewell = claim_request(&self.agent, ContainerPhase::Leaving, 0);
+        let farewell = claim_request(&self.agent, ContainerPhase::Leaving, 0, false);
         let _ = timeout(FAREWELL, self.agent.api.claim(&farewell)).await;
         Ok(())
     }
@@ -112,12 +121,13 @@ impl<S: Future<Output = ()>> ClaimLoop<S> {
         let agent = Arc::clone(&self.agent);
         let phase = if self.draining { ContainerPhase::Draining } else { ContainerPhase::Serving };
         let was_full = agent.held.free_slots() == 0;
+        let first = self.first;
         let mut changes = agent.held.changes();
         let claim = async {
             sleep(delay).await;
             let asked_at = Instant::now();
             let wait_seconds = agent.config.heartbeat.as_secs().clamp(1, MAX_CLAIM_WAIT_SECONDS);
-            (agent.api.claim(&claim_request(&agent, phase, wait_seconds)).await, asked_at)
+            (agent.api.claim(&claim_request(&agent, phase, wait_seconds, first)).await, asked_at)
         };
         tokio::pin!(claim);
         loop {
@@ -178,7 +188,7 @@ impl<S: Future<Output = ()>> ClaimLoop<S> {
         if !self.draining {
             self.draining = true;
             self.agent.start_draining();
-            tracing::info!(container.id = %self.agent.config.container_id, why, "draining");
+            tracing::info!(container.id = %self.agent.id, why, "draining");
         }
     }
 
@@ -193,9 +203,9 @@ impl<S: Future<Output = ()>> ClaimLoop<S> {
     }
 }
 
-fn claim_request(agent: &Agent, phase: ContainerPhase, wait_seconds: u64) -> ClaimRequest {
+fn claim_request(agent: &Agent, phase: ContainerPhase, wait_seconds: u64, first: bool) -> ClaimRequest {
     ClaimRequest {
-        container_id: agent.config.container_id.clone(),
+        container_id: agent.id.clone(),
         current_sessions: u32::try_from(agent.held.len()).unwrap_or(u32::MAX),
         max_sessions: agent.config.max_sessions,
         address: Some(agent.address.clone()),
@@ -204,5 +214,7 @@ fn claim_request(agent: &Agent, phase: ContainerPhase, wait_seconds: u64) -> Cla
         phase,
         launched: agent.config.launched,
         task_arn: agent.task_arn.clone(),
+        process: Some(agent.process.clone()),
+        first,
     }
 }

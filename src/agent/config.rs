@@ -14,7 +14,9 @@ use crate::protocol::{MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT};
 /// What a container is told when it is started.
 #[derive(Clone)]
 pub struct AgentConfig {
-    pub container_id: ContainerId,
+    /// `None`: a task that a service of ECS has started. It is called after its task, and gets a token for that name by
+    /// showing the service's.
+    pub container_id: Option<ContainerId>,
     pub token: String,
     /// `http(s)://host:port`
     pub api_endpoint: String,
@@ -78,7 +80,10 @@ impl AgentConfig {
             value
         };
         let api_endpoint = required(&mut env, "API_ENDPOINT").and_then(|_| env.url("API_ENDPOINT", &["http", "https"]));
-        let container_id = required(&mut env, "CONTAINER_ID").and_then(|id| {
+        let task_metadata = env.text("ECS_CONTAINER_METADATA_URI_V4");
+        let given_id =
+            if task_metadata.is_some() { env.text("CONTAINER_ID") } else { required(&mut env, "CONTAINER_ID") };
+        let container_id = given_id.and_then(|id| {
             let id = id.parse::<ContainerId>();
             if id.is_err() {
                 env.fault("CONTAINER_ID", "must be at most 64 letters, digits and . _ -");
@@ -99,14 +104,15 @@ impl AgentConfig {
         }
         let launched = env.flag("CONTAINER_LAUNCHED");
         let drain_timeout = env.seconds("DRAIN_SECONDS", 110.0, 3_600.0);
-        let (Some(container_id), Some(token), Some(api_endpoint), true) =
-            (container_id, token, api_endpoint, env.faults.is_empty())
-        else {
+        let (Some(token), Some(api_endpoint), true) = (token, api_endpoint, env.faults.is_empty()) else {
             return Err(Faults(env.faults));
         };
         let workdir = env.text("CONTAINER_WORKDIR").map(PathBuf::from);
         Ok(AgentConfig {
-            workdir: workdir.unwrap_or_else(|| tmp_dir(&env).join("wallcrawler").join(container_id.as_str())),
+            workdir: workdir.unwrap_or_else(|| {
+                let name = container_id.as_ref().map_or("task", ContainerId::as_str);
+                tmp_dir(&env).join("wallcrawler").join(name)
+            }),
             container_id,
             token,
             api_endpoint,
@@ -117,7 +123,7 @@ impl AgentConfig {
             advertise,
             search: SearchPlaces::read(lookup),
             launched,
-            task_metadata: env.text("ECS_CONTAINER_METADATA_URI_V4"),
+            task_metadata,
             drain_timeout,
             gateway_idle_beat: IDLE_BEAT,
         })
@@ -131,7 +137,7 @@ mod tests {
     #[test]
     fn the_token_is_not_in_what_is_printed() {
         let config = AgentConfig {
-            container_id: ContainerId::random(),
+            container_id: Some(ContainerId::random()),
             token: "very-secret".into(),
             api_endpoint: "http://127.0.0.1:1".into(),
             max_sessions: 1,
@@ -153,5 +159,10 @@ mod tests {
     fn a_container_says_all_that_it_misses() {
         let faults = AgentConfig::read(&|_| None).expect_err("nothing is set").0;
         assert_eq!(faults, ["API_ENDPOINT must be set", "CONTAINER_ID must be set", "CONTAINER_TOKEN must be set"]);
+        // A task can be called after itself.
+        let task =
+            |name: &str| (name == "ECS_CONTAINER_METADATA_URI_V4").then(|| "http://169.254.170.2/v4/x".to_owned());
+        let faults = AgentConfig::read(&task).expect_err("too little is set").0;
+        assert_eq!(faults, ["API_ENDPOINT must be set", "CONTAINER_TOKEN must be set"]);
     }
 }

@@ -20,6 +20,7 @@ mod flags;
 mod frames;
 pub mod gateway;
 mod held;
+mod join;
 mod life;
 mod relay;
 mod task;
@@ -46,7 +47,8 @@ use self::held::Held;
 use self::relay::Routes;
 use self::warm::{Room, WarmPool};
 use crate::browser_settings::BrowserSettings;
-use crate::sweep;
+use crate::ids::ContainerId;
+use crate::{hex, sweep};
 
 /// Why a container ends other than by being drained.
 #[derive(Debug, thiserror::Error)]
@@ -61,16 +63,23 @@ pub enum AgentError {
     Client(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the control plane refused the container's token (HTTP {0}): it is not valid there, or no longer")]
     Refused(u16),
+    #[error("CONTAINER_ID is not set, and the metadata of the task does not say which task this is")]
+    Nameless,
+    #[error("another process has come under this container's CONTAINER_ID: each needs one of its own")]
+    Replaced,
     #[error("the control plane has not answered for two minutes")]
     OutOfContact(#[source] api::ApiError),
 }
 
 /// What every session's task shares.
 pub(crate) struct Agent {
+    id: ContainerId,
     config: AgentConfig,
     /// Under which the proxy reaches `routes`.
     address: String,
     task_arn: Option<String>,
+    /// By which the control plane tells this process from another one of the same container id.
+    process: String,
     api: Api,
     browsers: Found,
     surroundings: Surroundings,
@@ -111,7 +120,15 @@ impl Agent {
 /// When it cannot start, when the control plane refuses its token, or after two minutes without an answer.
 pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
     let browsers = find::find(&config.search)?;
-    let api = Api::new(&config.api_endpoint, &config.token).map_err(AgentError::Client)?;
+    let task_arn = match &config.task_metadata {
+        Some(metadata) => task::task_arn(metadata).await,
+        None => None,
+    };
+    let mut shutdown = Box::pin(shutdown);
+    let (id, api) = tokio::select! {
+        named = join::name(&config, task_arn.as_deref()) => named?,
+        () = &mut shutdown => return Ok(()),
+    };
     let unusable = |path: &PathBuf, source| AgentError::Workdir { path: path.clone(), source };
     config.workdir = std::path::absolute(&config.workdir).map_err(|error| unusable(&config.workdir, error))?;
     let listener =
@@ -130,12 +147,10 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
     };
     let confinement = Confinement::probe(&programs, &config.workdir, starts).await;
 
-    let task_arn = match &config.task_metadata {
-        Some(metadata) => task::task_arn(metadata).await,
-        None => None,
-    };
     let agent = Arc::new(Agent {
+        id,
         task_arn,
+        process: hex::random(16),
         address: address::advertised(config.advertise.as_deref(), bound, &config.api_endpoint),
         api,
         browsers,
@@ -148,7 +163,7 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
         config,
     });
     tracing::info!(
-        container.id = %agent.config.container_id,
+        container.id = %agent.id,
         address = agent.address,
         max_sessions = agent.config.max_sessions,
         browser = %agent.browsers.default_program().path.display(),
@@ -168,7 +183,7 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
     let workdir = agent.config.workdir.clone();
     // For what a cancelled launch may just have started.
     blocking(move || sweep::sweep(&workdir)).await;
-    tracing::info!(container.id = %agent.config.container_id, "the container is done");
+    tracing::info!(container.id = %agent.id, "the container is done");
     outcome
 }
 

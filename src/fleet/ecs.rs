@@ -1,7 +1,7 @@
 //! Containers as tasks on Fargate, each started by a `RunTask` of its own.
 //!
-//! Tasks that a service keeps running come to the registry by their first claim, as containers that are started by hand
-//! do. They are listed, so that nothing is started in the place of those that are on their way, and never stopped.
+//! Tasks that a service keeps running come to the registry by themselves, as containers that are started by hand do. They
+//! are listed, so that nothing is started in the place of those that are on their way, and never stopped.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -330,11 +330,11 @@ fn created_at_ms(task: &Task) -> u64 {
     task.created_at().and_then(|at| at.to_millis().ok()?.try_into().ok()).unwrap_or_else(now_ms)
 }
 
-/// A service's task, by the name under which claim.lua looks for its reservation: nobody told it what to be.
+/// A service's task, by the name that it gives itself: nobody told it what to be.
 fn reserved_as(task: &Task) -> Option<FleetTask> {
     let arn = task.task_arn()?;
     Some(FleetTask {
-        container: format!("task-{}", arn.rsplit('/').next()?).parse().ok()?,
+        container: ContainerId::of_task(arn)?,
         task: Some(arn.to_owned()),
         started_at_ms: created_at_ms(task),
         started_by: StartedBy::Service,

@@ -29,6 +29,10 @@ pub async fn claim_sessions(
 ) -> Result<Json<ClaimResponse>, ApiError> {
     check(&request, &caller)?;
     let claimed = lifecycle::claim(&app, &request).await?;
+    if claimed.replaced {
+        let message = "containerId: another process has come under this id, and this one is to end";
+        return Err(ApiError::new(StatusCode::CONFLICT, "container_replaced", message));
+    }
     let now_ms = now_ms();
     let sessions: Vec<_> = claimed
         .sessions
@@ -90,6 +94,10 @@ pub fn check(request: &ClaimRequest, caller: &ContainerCaller) -> Result<(), Api
     // Whoever holds a container's token must not have us ask a cloud's own services.
     if request.address.as_ref().is_some_and(|address| is_link_local(address)) {
         return Err(ApiError::invalid("address: must not be link-local"));
+    }
+    let is_name = |name: &String| (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric());
+    if request.process.as_ref().is_some_and(|name| !is_name(name)) {
+        return Err(ApiError::invalid("process: must be 1 to 64 letters and digits"));
     }
     let is_arn = |arn: &String| arn.len() <= MAX_TASK_ARN && arn.bytes().all(|b| b.is_ascii_graphic());
     if request.task_arn.as_ref().is_some_and(|arn| !is_arn(arn)) {

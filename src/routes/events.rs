@@ -127,21 +127,25 @@ async fn task_changed(app: &App, detail: &Value) -> Result<Value, EventError> {
     if !stopped && detail["desiredStatus"] != "STOPPED" {
         return Ok(json!({ "ok": true, "ignored": "the task goes on" }));
     }
-    let Some(container) = container_of(detail) else {
-        // Other tasks run in the cluster too, the proxies for one.
-        return Ok(json!({ "ok": true, "ignored": "the task is none of our containers" }));
+    let task = detail["taskArn"].as_str();
+    let Some(container) = container_of(detail).or_else(|| ContainerId::of_task(task?)) else {
+        return Ok(json!({ "ok": true, "ignored": "the task has no name" }));
     };
     let why = reason(detail);
     // An error has the event delivered again: a container whose loss could not be written down is still held
     // to run its sessions.
     let changed = if stopped {
         tracing::info!(container.id = %container, task.stopped_reason = why, "task stopped");
-        lifecycle::lose_container(app, &container, &why, detail["taskArn"].as_str(), None).await?
+        lifecycle::lose_container(app, &container, &why, task, None).await?
     } else {
         lifecycle::drain(app, &container, &why).await?
     };
     if changed && let Err(error) = scaling::tick(app).await {
         tracing::error!(error = %Causes(&error), "the look at the fleet failed");
+    }
+    // Other tasks run in the cluster too, the proxies for one; and an event may come more than once.
+    if !changed {
+        return Ok(json!({ "ok": true, "ignored": "the task is no container that is known" }));
     }
     Ok(json!({ "ok": true, "containerId": container }))
 }

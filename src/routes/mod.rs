@@ -4,6 +4,7 @@
 pub mod body;
 pub mod claim;
 mod connections;
+mod containers;
 mod create;
 #[cfg(feature = "lambda")]
 pub mod events;
@@ -45,6 +46,8 @@ pub fn router_with(app: App, others: Router<App>) -> Router {
         .route("/sessions/{id}/ready", post(claim::report_ready))
         .route("/sessions/{id}/ended", post(claim::report_ended))
         .route("/connections/{connection_id}/messages", post(connections::deliver_messages))
+        // Those that a service has started, by the token that is the same for all of them.
+        .route("/containers", post(containers::join_container))
         // Operators, by an API key of theirs.
         .route("/fleet", get(fleet::show_fleet))
         // Anyone.

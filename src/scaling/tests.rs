@@ -158,11 +158,11 @@ fn a_services_task_counts_while_it_is_on_its_way_and_is_never_stopped() {
     let mut snapshot = snapshot(11, vec![]);
     let first = plan(&snapshot, Some(&listing), &policy(), NOW);
     assert_eq!((first.expect, first.stop, first.start), (vec![coming.clone()], vec![], 1));
-    // It is expected already; or it has come, under a name of its own.
-    snapshot.starting = vec![(coming.container, NOW + 1)];
+    // It is expected already; or it has come.
+    snapshot.starting = vec![(coming.container.clone(), NOW + 1)];
     assert!(plan(&snapshot, Some(&listing), &policy(), NOW).expect.is_empty());
     snapshot.starting.clear();
-    snapshot.containers = vec![Container { task_arn: coming.task, launched: false, ..container(1, 0) }];
+    snapshot.containers = vec![Container { id: coming.container, launched: false, ..container(1, 0) }];
     assert!(plan(&snapshot, Some(&listing), &policy(), NOW).expect.is_empty());
 }
 

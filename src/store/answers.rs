@@ -115,6 +115,8 @@ pub struct Claimed {
     pub turn: Turn,
     /// Nobody waits for this answer any more.
     pub superseded: bool,
+    /// Another process has come under the same id.
+    pub replaced: bool,
 }
 
 /// How soon a waiting claim should look again by itself.

@@ -1,18 +1,27 @@
 -- A container's heartbeat: registers it, settles which sessions it holds, and hands it those whose turn it is
 -- while it has room.
 -- ARGV: now, container, address?, max, current, reported? (ids the container holds), phase, launched,
---   task_arn?, claim (this one's name), again (true: it has looked before, and waits), yield_for (how long a session is
+--   task_arn?, process? (its name), first (true: that process has had no answer yet), claim (this one's name), again (true: it has looked before, and waits), yield_for (how long a session is
 --   left to a fuller container), start_wait, max_containers, queue_wait, max_leases, retention
 -- Replies: claimed, drain (0 or 1), [id to end..], [session..], next (it is the one to look soon), yields (look again
 --            when `yield_for` is over) or waits
 --          surplus, [id to end..]     started by us, given up meanwhile, and one too many
 --          gone                       answer to phase `leaving`
+--          replaced                   another process has come under the same id since
 --          superseded                 the container has asked anew since, has left or was given up: whoever waits
 --            for this answer is not there any more, as a home that is behind a gateway is not told
--- Atomic, or: two containers pop the same session; a container that dies between pop and mark takes the
+-- Atomic, or: two processes of one id both serve what it holds; two containers pop the same session; a container that dies between pop and mark takes the
 --   session with it; a session released while it is handed out keeps its slot for ever.
 local key, held = container_key(a.container), held_key(a.container)
 local reported = given(a.reported) and a.reported or {}
+
+-- One that was given the id of another takes its place, and what that one ran is lost: either it has died, or two were
+-- given one id, and both would run the same sessions.
+local process = given(a.process) and redis.call('HGET', key, 'process')
+if process and process ~= a.process then
+  if not a.first or a.phase == 'leaving' then return { 'replaced' } end
+  forget_container(a.container, a.now, a.queue_wait, a.max_leases, a.retention)
+end
 
 if a.phase == 'leaving' then
   forget_container(a.container, a.now, a.queue_wait, a.max_leases, a.retention)
@@ -23,8 +32,6 @@ if a.again and redis.call('HGET', key, 'claim') ~= a.claim then return { 'supers
 if redis.call('EXISTS', key) == 0 then
   local expected = redis.call('ZREM', STARTING, a.container) == 1
   local full = redis.call('ZCARD', STARTING) + redis.call('ZCARD', CONTAINERS) >= a.max_containers
-  -- A task of a service was told no name: its reservation has the task's.
-  if given(a.task_arn) then redis.call('ZREM', STARTING, 'task-' .. string.match(a.task_arn, '[^/]*$')) end
   if a.launched and not expected and full then return { 'surplus', reported } end
   redis.call('HSET', key, 'containerId', a.container, 'startedAt', a.now, 'idleSince', a.now,
     'activeSessions', 0, 'maxSessions', a.max, 'draining', '0', 'launched', a.launched and '1' or '0')
@@ -40,6 +47,7 @@ if not draining then
 end
 redis.call('HSET', key, 'lastHeartbeat', a.now, 'maxSessions', a.max, 'claim', a.claim)
 if given(a.address) then redis.call('HSET', key, 'address', a.address) end
+if given(a.process) then redis.call('HSET', key, 'process', a.process) end
 if given(a.task_arn) then redis.call('HSET', key, 'taskArn', a.task_arn) end
 redis.call('ZADD', CONTAINERS, a.now, a.container)
 

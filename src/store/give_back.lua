@@ -8,6 +8,6 @@ if redis.call('ZREM', STARTING, a.container) == 0 then return { 'already' } end
 if a.throttled then
   redis.call('HSET', FLEET, 'throttledUntil', a.now + THROTTLED_PAUSE)
 elseif given(a.why) then
-  note_failed_start(a.why, a.now)
+  note_failed_start(a.container, a.why, a.now)
 end
 return { 'given_back' }

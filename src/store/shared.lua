@@ -310,7 +310,9 @@ local THROTTLED_PAUSE = 2000
 -- One that was of no use for longer than this was of use: it stood by.
 local YOUNG = 60000
 
-local function note_failed_start(why, now)
+local function note_failed_start(container, why, now)
+  -- A service of ECS, which starts others in its stead, has a pace of its own.
+  if string.sub(container, 1, 5) == 'task-' then return end
   local fields = redis.call('HMGET', FLEET, 'failedStarts', 'holdUntil')
   local failed, hold_until = number(fields[1]), number(fields[2])
   if now >= hold_until then

@@ -28,7 +28,7 @@ pub fn config(plane: &ControlPlane) -> AgentConfig {
     let container_id = ContainerId::random();
     AgentConfig {
         workdir: std::env::temp_dir().join(format!("wc-{}", &container_id.as_str()[20..])),
-        container_id,
+        container_id: Some(container_id),
         token: TOKEN.into(),
         api_endpoint: plane.endpoint.clone(),
         max_sessions: 3,

@@ -93,3 +93,21 @@ async fn an_idle_container_ends_at_once_when_it_is_asked_to() {
     assert!(!scene.contents().await.sorted.contains_key("containers"));
     scene.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_were_given_one_id_the_second_serves_and_the_first_says_why_it_ends() {
+    let mut scene = Scene::new(&[("MAX_CONTAINERS", "0")]).await;
+    scene.start_by_hand("ctr-same", &[]);
+    let session = scene.create().await;
+    let mut cdp = scene.connect(&session).await;
+    assert_eq!(cdp.evaluate("6 * 7").await, json!(42));
+    let elsewhere = scene.tmp().join("elsewhere").display().to_string();
+    scene.start_by_hand("ctr-same", &[("CONTAINER_WORKDIR", &elsewhere)]);
+    let (code, reason) = cdp.closed(PATIENCE).await;
+    assert!(code == 4003 && reason.starts_with("container_lost"), "{code} {reason}");
+    assert!(!scene.by_hand_ended("ctr-same").await.success(), "the first one started is the first one found");
+    assert!(scene.log().contains("another process has come under this container's CONTAINER_ID"));
+    let next = scene.create().await;
+    assert_eq!(scene.connect(&next).await.evaluate("6 * 7").await, json!(42));
+    scene.finish().await;
+}

@@ -17,6 +17,7 @@ mod redis_outage;
 mod scene;
 mod secrets_in_the_log;
 mod server_restart;
+mod service;
 mod starting;
 #[path = "../common/world.rs"]
 #[allow(dead_code)]

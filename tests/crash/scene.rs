@@ -211,6 +211,36 @@ impl Scene {
         pid
     }
 
+    /// The token of all the containers of a service.
+    pub fn service_token(&self) -> String {
+        let minted = Command::new(PROGRAM).args(["token", "service"]).env("JWE_SECRET", SECRET).output();
+        String::from_utf8(minted.expect("it runs").stdout).expect("a token").trim().to_owned()
+    }
+
+    pub fn session_token(&self, session: &Created) -> String {
+        session.body["token"].as_str().expect("a token").to_owned()
+    }
+
+    /// Starts a container as a service of ECS does: all it is told is what it shares with the service's others, and
+    /// where to ask what its task is.
+    pub fn start_as_task(&mut self, id: &str, metadata: &str) -> u32 {
+        let token = self.service_token();
+        let (endpoint, workdir) = (self.url(), self.workdir(id).display().to_string());
+        let vars = [
+            ("CONTAINER_WORKDIR", workdir.as_str()),
+            ("CONTAINER_TOKEN", &token),
+            ("ECS_CONTAINER_METADATA_URI_V4", metadata),
+            ("API_ENDPOINT", &endpoint),
+            ("MAX_SESSIONS", "4"),
+            ("PORT", "0"),
+            ("DRAIN_SECONDS", "0"),
+        ];
+        let child = self.spawn(&["container"], &vars);
+        let pid = child.id();
+        self.by_hand.push((id.to_owned(), child));
+        pid
+    }
+
     /// The token with which a container was started by hand.
     pub fn token_of(&self, id: &str) -> String {
         self.tokens[id].clone()

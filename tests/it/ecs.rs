@@ -448,9 +448,11 @@ async fn tasks_of_a_service_are_containers_too_and_counted_while_they_are_on_the
     world.client("key-one").create().await;
     assert_eq!(moto.run_tasks().len(), 1);
 
-    // They come under names of their own, with tokens that somebody has given them.
-    let arns: Vec<String> = seen.expect.into_iter().filter_map(|task| task.task).collect();
-    for (id, arn) in ["ctr-one", "ctr-two"].into_iter().zip(&arns) {
+    // They are called after their tasks, and come by themselves.
+    for task in &seen.expect {
+        let arn = task.task.as_deref().expect("an arn");
+        assert_eq!(Some(&task.container), ContainerId::of_task(arn).as_ref());
+        let id = task.container.as_str();
         let request = json!({
             "containerId": id, "currentSessions": 0, "maxSessions": 20, "sessionIds": [], "address": "127.0.0.1:9",
             "taskArn": arn,

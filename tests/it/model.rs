@@ -70,6 +70,8 @@ pub fn claim_request(container: &ContainerId, max: u32, held: &[SessionId]) -> C
         phase: ContainerPhase::Serving,
         launched: false,
         task_arn: None,
+        process: None,
+        first: false,
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 use wallcrawler::container::FleetPolicy;
 use wallcrawler::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
 use wallcrawler::protocol::{ClaimRequest, ContainerPhase, ReadyRequest};
-use wallcrawler::session::{EndReason, MAX_CONNECTIONS, NewSession};
+use wallcrawler::session::{EndReason, MAX_CONNECTIONS, NewSession, SessionStatus};
 use wallcrawler::store::{Connect, Created, EndedBy, Entered, Idempotency, Limits, Look, Store};
 
 use crate::audit::Contents;
@@ -126,6 +126,47 @@ async fn no_session_is_lost_or_doubled_while_containers_are_killed_at_random() {
     let waiting: BTreeSet<SessionId> = contents.queue().iter().map(|id| id.parse().expect("an id")).collect();
     assert!(held_by_any.is_disjoint(&waiting));
     assert_eq!(held_by_any.union(&waiting).cloned().collect::<BTreeSet<_>>(), created, "none is lost");
+}
+
+/// Taken out: the look at `process` in claim.lua, and both run the session.
+#[tokio::test]
+async fn of_two_processes_that_were_given_one_id_the_last_to_come_serves_and_the_other_is_refused() {
+    let redis = Redis::start();
+    let store = Store::open(&redis.url(), "").expect("a store");
+    let container: ContainerId = "ctr-a".parse().expect("an id");
+    let claim = async |process: &str, first: bool, held: &[SessionId], phase| {
+        let process = Some(process.to_owned());
+        let request = ClaimRequest { process, first, phase, ..claim_request(&container, 2, held) };
+        store.claim(&request, FIRST, &limits(), &policy(0), START).await.expect("redis answers")
+    };
+    let serving = ContainerPhase::Serving;
+    let ids = [create(&store, "user_1").await, create(&store, "user_1").await];
+    let one = claim("one", true, &[], serving).await;
+    assert_eq!(
+        one.sessions.iter().map(|(session, lease)| (&session.id, *lease)).collect::<Vec<_>>(),
+        [(&ids[0], 1), (&ids[1], 1)]
+    );
+    let report = || ReadyRequest { lease: 1, cdp_secret: "0123456789abcdef".to_owned(), version: Map::new() };
+    // The first browser of the first process answers, and somebody gets through to it.
+    assert!(store.ready(&ids[0], &container, &report(), &limits(), START).await.expect("redis answers").is_some());
+    let (connection, server) = (ConnectionId::random(), ServerId::random());
+    store.connect(&ids[0], &connection, &server, START).await.expect("redis answers");
+    store.reach(&ids[0], &connection, START).await.expect("redis answers");
+
+    // The answer to a first claim may have been lost: repeated, it takes nobody's place.
+    assert!(!claim("one", true, &ids, serving).await.replaced);
+    let two = claim("two", true, &[], serving).await;
+    assert!(!two.replaced);
+    assert_eq!(two.sessions.iter().map(|(session, lease)| (&session.id, *lease)).collect::<Vec<_>>(), [(&ids[1], 2)]);
+    let lost = store.get(&ids[0]).await.expect("redis answers").expect("it is kept").0;
+    assert_eq!((lost.status, lost.end_reason), (SessionStatus::Ended, Some(EndReason::ContainerLost)));
+    for phase in [serving, ContainerPhase::Draining, ContainerPhase::Leaving] {
+        assert!(claim("one", false, &ids, phase).await.replaced, "{phase:?}");
+    }
+    let stale = store.ready(&ids[1], &container, &report(), &limits(), START).await.expect("redis answers");
+    assert!(stale.is_none(), "the first process's browser is not the one");
+    assert!(!claim("two", false, &ids[1..], serving).await.replaced, "the second goes on");
+    Contents::read(&redis.client().await).await.check();
 }
 
 /// A home behind a gateway is not told that a container has hung up. Such a claim waits on, and must do nothing.
@@ -274,8 +315,10 @@ async fn drains_that_race_leave_the_minimum() {
     }
     assert_eq!(drained, 3);
     // What drains is no use: one that serves and is lost is replaced, though five are there.
-    let serving = containers.last().expect("five");
-    store.drain(serving, None, &least, later).await.expect("redis answers");
+    let contents = Contents::read(&redis.client().await).await;
+    let serves = |id: &&ContainerId| contents.hashes[&format!("container:{id}")]["draining"] == "0";
+    let serving = containers.iter().find(serves).expect("two of them");
+    assert!(store.drain(serving, None, &least, later).await.expect("redis answers"));
     let candidates = [ContainerId::random(), ContainerId::random()];
     assert_eq!(store.reserve(&candidates, &least, later).await.expect("redis answers").len(), 1);
     Contents::read(&redis.client().await).await.check();
