@@ -314,7 +314,6 @@ pub async fn lose_container(
     app: &App,
     container: &ContainerId,
     why: &str,
-    task: Option<&str>,
     silent_since_ms: Option<u64>,
 ) -> Result<bool, StoreError> {
     let lost = app.store.lose_container(container, why, silent_since_ms, &app.limits, now_ms()).await?;
@@ -328,8 +327,6 @@ pub async fn lose_container(
         }
     }
     close_soon(app).await;
-    // Last: whoever waits for its clients to be told need not wait for the fleet, too.
-    stop(app, container, task, why).await;
     Ok(true)
 }
 

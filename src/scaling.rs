@@ -5,10 +5,12 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 use serde_json::json;
+use tokio::time::timeout;
 
 use crate::app::App;
 use crate::causes::Causes;
@@ -26,6 +28,8 @@ const LISTING_INTERVAL_MS: u64 = 50_000;
 const LISTING_LAG_MS: u64 = 60_000;
 /// How many launches and stops are under way at once. ECS takes 20 a second.
 const AT_ONCE: usize = 10;
+/// How long one look goes on stopping what was given up. What is left then is found by a later one, in a listing.
+const STOPPING: Duration = Duration::from_secs(10);
 
 /// What should be done now.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -301,6 +305,17 @@ async fn listing(app: &App) -> Option<FleetListing> {
         }
         *listed = (now_ms(), None);
     }
+    // One asks for all: a fleet of many tasks would have too much to answer.
+    if app.fleet.is_shared() {
+        match app.store.may_list(LISTING_INTERVAL_MS, now_ms()).await {
+            Ok(true) => {}
+            Ok(false) => return None,
+            Err(error) => {
+                tracing::warn!(error = %Causes(&error), "it is not known whether the fleet was asked lately");
+                return None;
+            }
+        }
+    }
     match app.fleet.list().await {
         Ok(listing) => Some(listing),
         Err(error) => {
@@ -310,16 +325,27 @@ async fn listing(app: &App) -> Option<FleetListing> {
     }
 }
 
+/// A container that was given up, in case it runs.
+struct Stop {
+    container: ContainerId,
+    /// The fleet's own name for it.
+    task: Option<String>,
+    why: &'static str,
+}
+
 /// Carries the plan out, without choices of its own.
 async fn execute(app: &App, plan: &Plan, now_ms: u64) -> Result<(), StoreError> {
+    let mut stops = Vec::new();
     let silent_since_ms = now_ms.saturating_sub(app.policy.lost_after_ms);
     for container in &plan.lose {
-        lifecycle::lose_container(app, container, "it fell silent", None, Some(silent_since_ms)).await?;
+        if lifecycle::lose_container(app, container, "it fell silent", Some(silent_since_ms)).await? {
+            stops.push(Stop { container: container.clone(), task: None, why: "it fell silent" });
+        }
     }
     let quiet_since_ms = now_ms.saturating_sub(app.policy.lost_after_ms / 2);
     for container in &plan.gone {
         tracing::warn!(container.id = %container, "the container's task is gone");
-        lifecycle::lose_container(app, container, "its task is gone", None, Some(quiet_since_ms)).await?;
+        lifecycle::lose_container(app, container, "its task is gone", Some(quiet_since_ms)).await?;
     }
     for server in &plan.lose_servers {
         lifecycle::lose_server(app, server, Some(silent_since_ms)).await?;
@@ -329,7 +355,7 @@ async fn execute(app: &App, plan: &Plan, now_ms: u64) -> Result<(), StoreError> 
             tracing::warn!(container.id = %container, "container never came");
             // What a service runs is the service's to stop.
             if !container.is_of_service() {
-                lifecycle::stop(app, container, None, "it never came").await;
+                stops.push(Stop { container: container.clone(), task: None, why: "it never came" });
             }
         }
     }
@@ -338,17 +364,15 @@ async fn execute(app: &App, plan: &Plan, now_ms: u64) -> Result<(), StoreError> 
     }
     if plan.start > 0 {
         let reserved = lifecycle::reserve(app, plan.start).await?;
-        // Whoever is asked for too much need not be asked for the rest.
-        let throttled = AtomicBool::new(false);
+        // Whoever was asked for too much, or does not answer, need not be asked for the rest.
+        let enough = AtomicBool::new(false);
         let launch = async |container: ContainerId| {
-            let refused = if throttled.load(Ordering::Relaxed) {
-                lifecycle::give_back(app, &container, NotComing::Throttled).await;
-                Ok(())
-            } else {
-                lifecycle::launch(app, &container).await
-            };
-            if refused == Err(FailureKind::Throttled) {
-                throttled.store(true, Ordering::Relaxed);
+            if enough.load(Ordering::Relaxed) {
+                return lifecycle::give_back(app, &container, NotComing::Unwanted).await;
+            }
+            let launched = lifecycle::launch(app, &container).await;
+            if matches!(launched, Err(FailureKind::Throttled | FailureKind::NoAnswer)) {
+                enough.store(true, Ordering::Relaxed);
             }
         };
         stream::iter(reserved).map(launch).buffer_unordered(AT_ONCE).for_each(async |()| {}).await;
@@ -359,13 +383,20 @@ async fn execute(app: &App, plan: &Plan, now_ms: u64) -> Result<(), StoreError> 
         let lost = app.store.lose_container(&task.container, why, Some(silent_since_ms), &app.limits, now_ms).await?;
         if matches!(lost, Lost::Unknown) {
             tracing::warn!(container.id = %task.container, task.arn = task.task, "a task that nobody knows is stopped");
-            lifecycle::stop(app, &task.container, task.task.as_deref(), why).await;
+            stops.push(Stop { container: task.container.clone(), task: task.task.clone(), why });
         }
     }
     for container in &plan.drain {
         if app.store.drain(container, Some(app.policy.idle_ms), &app.policy, now_ms).await? {
             tracing::info!(container.id = %container, "container drains");
         }
+    }
+    // Last: those who wait for a container need not wait for the ends of others.
+    let count = stops.len();
+    let stop = async |stop: Stop| lifecycle::stop(app, &stop.container, stop.task.as_deref(), stop.why).await;
+    let stopping = stream::iter(stops).map(stop).buffer_unordered(AT_ONCE).for_each(async |()| {});
+    if timeout(STOPPING, stopping).await.is_err() {
+        tracing::warn!(containers = count, "not all that was given up could be stopped in time");
     }
     Ok(())
 }

@@ -267,7 +267,7 @@ async fn watch_exits(app: App, mut exits: mpsc::UnboundedReceiver<ContainerId>) 
         };
         // What Redis could not be told is told again.
         for container in lost.clone() {
-            if lifecycle::lose_container(&app, &container, "its process ended", None, None).await.is_ok() {
+            if lifecycle::lose_container(&app, &container, "its process ended", None).await.is_ok() {
                 lost.remove(&container);
             }
         }

@@ -94,6 +94,7 @@ scripts!(
     purge,
     snapshot,
     record,
+    may_list,
     expect,
     join,
     reserve,
@@ -633,6 +634,16 @@ impl Store {
         match reply.word()?.as_str() {
             "reserved" => reply.list()?.ids(),
             word => Err(unexpected("reserve", word)),
+        }
+    }
+
+    /// Whether it is this process that asks the fleet what it runs: nobody has for as long as `interval_ms`.
+    pub async fn may_list(&self, interval_ms: u64, now_ms: u64) -> Result<bool, StoreError> {
+        let args = json!({ "now": now_ms, "interval": interval_ms });
+        match self.call(&self.scripts.may_list, args).await?.word()?.as_str() {
+            "yes" => Ok(true),
+            "no" => Ok(false),
+            word => Err(unexpected("may_list", word)),
         }
     }
 

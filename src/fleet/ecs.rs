@@ -21,7 +21,8 @@ use aws_sdk_ecs::types::{
 };
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
+use tokio::time::Instant;
 
 use super::{FailureKind, Fleet, FleetError};
 use crate::causes::Causes;
@@ -37,6 +38,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// All the calls for one listing.
 const LIST_TIMEOUT: Duration = Duration::from_secs(8);
+/// How old a listing may be in which a container's task is looked up. What is stopped was there for longer.
+const LISTED_FRESH: Duration = Duration::from_secs(5);
 /// The most `DescribeTasks` takes, and `ListTasks` gives.
 const PAGE: usize = 100;
 /// So that people find a container's task.
@@ -125,13 +128,20 @@ pub struct EcsFleet {
     started_by: String,
     /// Made when it is first needed: most invocations start nothing, and none should wait for what it does not need.
     client: OnceCell<Client>,
+    /// What was listed last. Where many containers are lost at once, each is looked up in it.
+    listed: Mutex<Option<Listed>>,
+}
+
+struct Listed {
+    at: Instant,
+    tasks: Vec<FleetTask>,
 }
 
 impl EcsFleet {
     /// `deployment` is what this control plane has in common with all its processes, and with no other one: other
     /// deployments' tasks in the same cluster must be none of its affairs.
     pub fn new(options: EcsOptions, deployment: &[&str]) -> Self {
-        Self { started_by: started_by(deployment), options, client: OnceCell::new() }
+        Self { started_by: started_by(deployment), options, client: OnceCell::new(), listed: Mutex::default() }
     }
 
     /// With access to AWS that was set up elsewhere, and not from this process's environment.
@@ -219,10 +229,7 @@ impl EcsFleet {
         // What it was called at its start is known only to the process that started it.
         let tasks = match known {
             Some(task) => vec![task.to_owned()],
-            None => {
-                let tasks = self.tasks().await?.into_iter().filter(|task| task.container == *container);
-                tasks.filter_map(|task| task.task).collect()
-            }
+            None => self.tasks_of(container).await?,
         };
         for task in tasks {
             let call = self.client().await.stop_task().cluster(&self.options.cluster).task(&task);
@@ -236,6 +243,17 @@ impl EcsFleet {
             }
         }
         Ok(())
+    }
+
+    /// The names of a container's tasks.
+    async fn tasks_of(&self, container: &ContainerId) -> Result<Vec<String>, EcsError> {
+        // Held while they are listed: whoever comes in the meantime gets the same list.
+        let mut listed = self.listed.lock().await;
+        if listed.as_ref().is_none_or(|listed| listed.at.elapsed() >= LISTED_FRESH) {
+            *listed = Some(Listed { at: Instant::now(), tasks: self.tasks().await? });
+        }
+        let tasks = listed.as_ref().into_iter().flat_map(|listed| &listed.tasks);
+        Ok(tasks.filter(|task| task.container == *container).filter_map(|task| task.task.clone()).collect())
     }
 
     /// This deployment's tasks that have not stopped and are not meant to.
@@ -366,6 +384,10 @@ impl Fleet for EcsFleet {
     ) -> BoxFuture<'a, Result<(), FleetError>> {
         async move { self.stop_task(container, task, why).await.map_err(|error| error.during("stopping a task")) }
             .boxed()
+    }
+
+    fn is_shared(&self) -> bool {
+        true
     }
 
     fn list(&self) -> BoxFuture<'_, Result<FleetListing, FleetError>> {

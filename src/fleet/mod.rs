@@ -64,6 +64,11 @@ pub trait Fleet: Send + Sync {
         why: &'a str,
     ) -> BoxFuture<'a, Result<(), FleetError>>;
 
+    /// Whether every process is told the same by it.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// What was started here and has not ended, what is still on its way included.
     fn list(&self) -> BoxFuture<'_, Result<FleetListing, FleetError>>;
 }

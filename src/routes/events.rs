@@ -136,7 +136,8 @@ async fn task_changed(app: &App, detail: &Value) -> Result<Value, EventError> {
     // to run its sessions.
     let changed = if stopped {
         tracing::info!(container.id = %container, task.stopped_reason = why, "task stopped");
-        lifecycle::lose_container(app, &container, &why, task, None).await?
+        // There is nothing left to stop.
+        lifecycle::lose_container(app, &container, &why, None).await?
     } else {
         lifecycle::drain(app, &container, &why).await?
     };

@@ -33,7 +33,7 @@ async fn world(moto: &Moto, vars: &[(&str, &str)]) -> World {
 
 /// As if the pause after failed starts were over.
 async fn pause_over(world: &World) {
-    redis_command(&world.redis.client().await, &["HDEL", "fleet", "holdUntil", "throttledUntil"]).await;
+    redis_command(&world.redis.client().await, &["HDEL", "fleet", "holdUntil", "throttledUntil", "listedAt"]).await;
 }
 
 /// A look that asks the fleet, however short ago that was asked, and however lately a start has failed.
@@ -402,6 +402,49 @@ async fn a_task_that_nobody_knows_is_stopped_if_it_had_its_time_and_is_ours() {
     assert_eq!(plan.stop.iter().map(|task| &task.container).collect::<Vec<_>>(), [&stray.container_id]);
     let left: BTreeSet<_> = moto.containers().await.into_iter().collect();
     assert_eq!(left, [ours, foreign.container_id.to_string()].into());
+}
+
+/// Taken out: what `EcsFleet` keeps of its last listing, and there are eight for each that is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thirty_that_fall_silent_together_are_looked_up_in_one_listing_and_stopped() {
+    let moto = Moto::start().await;
+    let world = world(&moto, &[("MAX_CONTAINERS", "30"), ("MAX_SESSIONS_PER_CONTAINER", "1")]).await;
+    create_many(&world, 30).await;
+    let ids = moto.containers().await;
+    for id in &ids {
+        come(&world, id, 1).await;
+    }
+    let redis = world.redis.client().await;
+    let past = (now_ms() - 60_000).to_string();
+    for id in &ids {
+        redis_command(&redis, &["ZADD", "containers", &past, id]).await;
+        redis_command(&redis, &["HSET", &format!("container:{id}"), "lastHeartbeat", &past]).await;
+    }
+    unwatched_no_more(&world).await;
+    let before = moto.listings();
+    assert_eq!(scaling::tick(&world.app).await.expect("redis answers").lose.len(), 30);
+    // The look itself asks what runs, too; and thirty more are to be started then, by the next one.
+    assert_eq!(moto.listings() - before, 16, "eight pages of four tasks each time");
+    assert_eq!(moto.containers().await, Vec::<String>::new());
+    assert_eq!(contents(&world).await.queue().len(), 30, "nobody had reached them");
+    contents(&world).await.check();
+}
+
+/// Taken out: the turn in `listing`, and each asks.
+#[tokio::test]
+async fn of_several_processes_one_asks_what_runs() {
+    let moto = Moto::start().await;
+    let first = world(&moto, &[]).await;
+    let mut apps = vec![first.app.clone()];
+    for _ in 0..3 {
+        let config = config(&first.redis, &moto.vars());
+        let fleet = Box::new(fleet(&moto, &config));
+        apps.push(App::boot(config, &first.redis.url(), String::new(), fleet, None).await.expect("boots"));
+    }
+    for plan in futures_util::future::join_all(apps.iter().map(scaling::tick)).await {
+        plan.expect("redis answers");
+    }
+    assert_eq!(moto.listings(), 1);
 }
 
 #[tokio::test]

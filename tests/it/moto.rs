@@ -46,6 +46,8 @@ struct Play {
     /// What was asked for, whether or not it was done.
     run_tasks: Vec<Value>,
     started_ms: HashMap<String, u64>,
+    /// How often tasks were listed, each page counted.
+    listings: usize,
     /// How much older tasks are said to be.
     older_ms: u64,
     /// What becomes of all that ask for a secret, from now on.
@@ -178,6 +180,11 @@ impl Moto {
         call.group(format!("service:{name}")).started_by("ecs-svc/1").send().await.expect("tasks");
         // It is no call of ours.
         self.play().run_tasks.clear();
+    }
+
+    /// How many pages of tasks were listed.
+    pub fn listings(&self) -> usize {
+        self.play().listings
     }
 
     pub fn age_tasks(&self, older: Duration) {
@@ -337,6 +344,7 @@ async fn pass(State(front): State<Front>, headers: HeaderMap, body: Bytes) -> Re
         }
     }
     if operation == "ListTasks" {
+        front.play.lock().expect("not poisoned").listings += 1;
         let from = asked["nextToken"].as_str().map_or(0, |token| token.parse::<usize>().expect("a token of ours"));
         let all = said["taskArns"].as_array().cloned().unwrap_or_default();
         let page: Vec<_> = all.iter().skip(from).take(PAGE).cloned().collect();
