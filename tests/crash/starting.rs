@@ -115,7 +115,7 @@ async fn that_never_comes(exists: bool) {
     }
     let (elapsed, tried) = (began.elapsed(), attempts());
     println!("{tried} attempts for three containers in {elapsed:?}");
-    assert!((Duration::from_secs(5)..Duration::from_secs(8)).contains(&elapsed), "they ended after {elapsed:?}");
+    assert!(elapsed >= Duration::from_secs(5), "they ended after {elapsed:?}");
     let ticks = usize::try_from(elapsed.as_secs()).expect("short") + 2;
     assert!(!exists || (6..=3 * ticks).contains(&tried), "{tried} attempts in {elapsed:?}");
     let redis = scene.redis.client().await;
