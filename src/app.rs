@@ -61,6 +61,8 @@ pub struct Parts {
     pub carried: Mutex<HashMap<ConnectionId, SessionId>>,
     /// The sockets this process carries, and what they leave to be done.
     pub sockets: TaskTracker,
+    /// Resolves when no more clients are to be taken in: the process is about to end.
+    pub draining: CancellationToken,
     /// Resolves when the process is to end.
     pub stopping: CancellationToken,
 }
@@ -141,6 +143,7 @@ impl App {
             unanswered: Mutex::default(),
             carried: Mutex::default(),
             sockets: TaskTracker::new(),
+            draining: CancellationToken::new(),
             stopping: CancellationToken::new(),
         })))
     }

@@ -69,6 +69,7 @@ pub struct Server {
     redis: Option<PrivateRedis>,
     background: Vec<JoinHandle<()>>,
     root: PathBuf,
+    drain: Duration,
 }
 
 impl Server {
@@ -106,7 +107,7 @@ impl Server {
         // Containers on this machine come in through loopback, whatever else is listened on.
         let host = if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { url_host(address) };
         let api_endpoint = format!("http://{host}:{}", address.port());
-        let prefix = config.key_prefix.clone();
+        let (prefix, drain) = (config.key_prefix.clone(), config.drain);
         let emulator = emulator(&config);
         let push = match &emulator {
             Some(emulator) => Some(Box::new(emulator.clone()) as Box<dyn Push>),
@@ -123,12 +124,12 @@ impl Server {
             tokio::spawn(tick(app.clone())),
             tokio::spawn(watch_exits(app.clone(), exits)),
         ];
-        Ok(Self { app, address, local, listener, emulator, redis, background, root })
+        Ok(Self { app, address, local, listener, emulator, redis, background, root, drain })
     }
 
     /// Serves until `shutdown` resolves, then ends everything in order.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), ServerError> {
-        let Self { app, local, listener, emulator, redis, background, root, .. } = self;
+        let Self { app, local, listener, emulator, redis, background, root, drain, .. } = self;
         let emulator = emulator.map_or_else(Router::new, |emulator| {
             emulator.routes(Arc::new(app.clone()), app.sockets.clone(), app.stopping.clone())
         });
@@ -141,12 +142,18 @@ impl Server {
             stop_serving.clone().cancelled_owned(),
         ));
         shutdown.await;
-        tracing::info!("stopping");
+        // No more clients are taken in, and a balancer learns by `/ready` that there is nothing to be had here. Everything
+        // else goes on: those that are there may finish what they do.
+        app.draining.cancel();
+        app.sockets.close();
+        let (sockets, drain_seconds) = (app.sockets.len(), drain.as_secs());
+        tracing::info!(sockets, drain_seconds, "draining");
+        let _ = timeout(drain, app.sockets.wait()).await;
+        tracing::info!(sockets = app.sockets.len(), "stopping");
         // Clients are told first; then the containers end, which still have something to report; the
         // port is closed last.
         app.stopping.cancel();
         local.stop_all().await;
-        app.sockets.close();
         if timeout(SOCKETS_WAIT, app.sockets.wait()).await.is_err() {
             tracing::warn!(sockets = app.sockets.len(), "some sockets did not close in time");
         }

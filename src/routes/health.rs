@@ -2,7 +2,6 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::app::App;
@@ -15,9 +14,8 @@ pub async fn health() -> Json<Value> {
 
 /// Able to serve: Redis answers, and nobody has asked this process to end.
 pub async fn ready(State(app): State<App>) -> Result<Json<Value>, ApiError> {
-    if app.stopping.is_cancelled() {
-        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "this server is about to end")
-            .retry_after_ms(1_000));
+    if app.draining.is_cancelled() {
+        return Err(ApiError::stopping());
     }
     app.store.ping().await?;
     Ok(Json(json!({ "status": "ready" })))

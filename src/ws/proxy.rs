@@ -36,6 +36,8 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 const RECHECK: Duration = Duration::from_secs(2);
 /// How long to wait after a container could not be dialled.
 const REDIAL: Duration = Duration::from_millis(250);
+/// Tells a client that its session goes on, and to connect again (IANA's registry of WebSocket close codes).
+const SERVICE_RESTART: u16 = 1012;
 /// How much later than its time a session is looked at: the timer that ends it runs once a second.
 const OVERTIME: Duration = Duration::from_secs(3);
 
@@ -133,6 +135,9 @@ async fn connect(app: &App, id: SessionId, mut request: Request) -> Result<Respo
             return Ok((refusal.headers(), error).into_response());
         }
     };
+    if app.draining.is_cancelled() {
+        return Err(ApiError::stopping());
+    }
     let parked = Instant::now();
     let mut watch = app.events.session(&id);
     let (browser, entered, expires_at_ms) = reach(app, &id, &mut watch).await?;
@@ -238,10 +243,7 @@ async fn wait(app: &App, watch: &mut SessionWatch, pause: Duration, deadline: In
     tokio::select! {
         // An end is read from the store, like everything else.
         _ = timeout_at(until, watch.next()) => {}
-        () = app.stopping.cancelled() => {
-            return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "this server is about to end")
-                .retry_after_ms(1_000));
-        }
+        () = app.draining.cancelled() => return Err(ApiError::stopping()),
     }
     if Instant::now() >= deadline {
         let message =
@@ -260,7 +262,7 @@ async fn closing(app: &App, id: &SessionId, watch: &mut SessionWatch, expires_at
             event = watch.next() => event,
             () = sleep_until(look_at) => SessionEvent::Look,
             () = app.stopping.cancelled() => {
-                return CloseFrame { code: 1001, reason: Cow::Borrowed("the server is about to end: connect again") };
+                return CloseFrame { code: SERVICE_RESTART, reason: Cow::Borrowed("the server is about to end: connect again") };
             }
         };
         let reason = match event {

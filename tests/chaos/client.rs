@@ -400,7 +400,7 @@ impl<'a> Client<'a> {
     }
 
     fn told(&self, id: &str, goodbye: Option<(u16, String)>) {
-        // What the server says of a session is a word and a sentence; 1001 is about itself.
+        // What the server says of a session is a word and a sentence; 1012 is about itself.
         let reason = goodbye.filter(|(code, _)| *code >= 4_000);
         let word = reason.and_then(|(_, reason)| Some(reason.split_once(':')?.0.to_owned()));
         self.ledger.note(id, |record| record.told.extend(word));

@@ -9,6 +9,7 @@ mod by_hand;
 #[allow(dead_code)]
 mod cdp;
 mod container_loss;
+mod draining;
 mod many;
 #[path = "../common/processes.rs"]
 #[allow(dead_code)]

@@ -149,7 +149,8 @@ impl Scene {
         OpenOptions::new().create(true).append(true).open(self.dir.join("log")).expect("a log")
     }
 
-    fn spawn(&self, args: &[&str], vars: &[(&str, &str)]) -> Child {
+    /// Another process of this program, in the same place.
+    pub fn spawn(&self, args: &[&str], vars: &[(&str, &str)]) -> Child {
         Command::new(PROGRAM)
             .args(args)
             .env_clear()
@@ -184,8 +185,13 @@ impl Scene {
 
     /// Ends the server in order.
     pub async fn stop_server(&mut self) {
+        self.signal_server(Signal::TERM);
+        self.server_ended().await;
+    }
+
+    /// Waits until the server, which was asked to, has ended in order.
+    pub async fn server_ended(&mut self) {
         let server = self.server.take().expect("a server");
-        processes::signal(server.id(), Signal::TERM);
         assert!(ended(server).await.success(), "the server's exit code");
     }
 
