@@ -48,6 +48,8 @@ pub struct Operator {
 #[derive(Debug, Clone)]
 pub struct ContainerCaller {
     pub container: ContainerId,
+    /// For how many sessions it was launched. `None`: somebody has started it by hand, and it says that itself.
+    pub launched_for: Option<u32>,
 }
 
 /// A container that has only the token of its service, which is the same for all of them.
@@ -165,7 +167,10 @@ impl FromRequestParts<App> for ContainerCaller {
             return Err(ApiError::unauthorized("missing_token", "send the container's token as Authorization: Bearer"));
         };
         match verify_token(app, token).await? {
-            Subject::Container(container) => Ok(ContainerCaller { container }),
+            Subject::Container(container) => Ok(ContainerCaller { container, launched_for: None }),
+            Subject::Launched { container, max_sessions } => {
+                Ok(ContainerCaller { container, launched_for: Some(max_sessions) })
+            }
             Subject::Connect { .. } | Subject::View { .. } | Subject::Service => Err(TokenError::Invalid.into()),
         }
     }
@@ -180,7 +185,9 @@ impl FromRequestParts<App> for ServiceCaller {
         };
         match verify_token(app, token).await? {
             Subject::Service => Ok(ServiceCaller),
-            Subject::Connect { .. } | Subject::View { .. } | Subject::Container(_) => Err(TokenError::Invalid.into()),
+            Subject::Connect { .. } | Subject::View { .. } | Subject::Container(_) | Subject::Launched { .. } => {
+                Err(TokenError::Invalid.into())
+            }
         }
     }
 }

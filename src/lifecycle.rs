@@ -13,7 +13,7 @@ use crate::container::LaunchSpec;
 use crate::fleet::{FailureKind, FleetError};
 use crate::hex;
 use crate::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
-use crate::protocol::{ClaimRequest, ContainerPhase, EndedRequest, ReadyRequest};
+use crate::protocol::{ClaimRequest, ContainerPhase, EndedRequest, MAX_SESSIONS_LIMIT, ReadyRequest};
 use crate::push::Pushed;
 use crate::secrets::Unavailable;
 use crate::session::{EndReason, NewSession, Session};
@@ -131,9 +131,13 @@ pub async fn launch(app: &App, container: &ContainerId) -> Result<(), FailureKin
             cause: error.into(),
         };
         let tokens = app.tokens.get(minted_ms).await.map_err(no_token)?;
+        let subject = Subject::Launched {
+            container: container.clone(),
+            max_sessions: u32::try_from(app.policy.sessions_per_container).unwrap_or(MAX_SESSIONS_LIMIT),
+        };
         let spec = LaunchSpec {
             container_id: container.clone(),
-            token: tokens.mint(&Subject::Container(container.clone()), minted_ms, minted_ms + CONTAINER_TOKEN_MS),
+            token: tokens.mint(&subject, minted_ms, minted_ms + CONTAINER_TOKEN_MS),
             api_endpoint: app.addresses.api_endpoint.clone(),
             max_sessions: app.policy.sessions_per_container,
             warm_browsers: app.warm_browsers,

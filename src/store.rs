@@ -440,8 +440,31 @@ impl Store {
         limits: &Limits,
         now_ms: u64,
     ) -> Result<Option<Route>, StoreError> {
+        self.take_out(connection, id, false, limits, now_ms).await
+    }
+
+    /// The same of one whose client was refused after it had been entered, and perhaps noted as having reached the
+    /// browser: no client has come yet.
+    pub async fn back_out(
+        &self,
+        connection: &ConnectionId,
+        id: &SessionId,
+        limits: &Limits,
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
+        self.take_out(connection, Some(id), true, limits, now_ms).await.map(drop)
+    }
+
+    async fn take_out(
+        &self,
+        connection: &ConnectionId,
+        id: Option<&SessionId>,
+        never_in: bool,
+        limits: &Limits,
+        now_ms: u64,
+    ) -> Result<Option<Route>, StoreError> {
         let args = json!({
-            "now": now_ms, "connection": connection, "id": id, "grace": limits.grace_ms,
+            "now": now_ms, "connection": connection, "id": id, "never_in": never_in, "grace": limits.grace_ms,
             "connect_wait": limits.connect_wait_ms,
         });
         let mut reply = self.call(&self.scripts.disconnect, args).await?;

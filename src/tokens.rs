@@ -34,8 +34,10 @@ pub enum Subject {
     Connect { session: SessionId, user: UserId },
     /// May see what one session shows, and do nothing in it.
     View { session: SessionId, user: UserId },
-    /// May ask for work as one container.
+    /// May ask for work as one container, which somebody has started by hand.
     Container(ContainerId),
+    /// The same, of one that was launched, for as many sessions as it was launched for.
+    Launched { container: ContainerId, max_sessions: u32 },
     /// May have containers come that a service of ECS runs: each is given a token of its own for this one.
     Service,
 }
@@ -83,6 +85,9 @@ struct Claims {
     sub: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     uid: Option<UserId>,
+    /// The most sessions of a container that was launched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max: Option<u32>,
     /// Seconds since the Unix epoch.
     iat: u64,
     exp: u64,
@@ -139,9 +144,11 @@ impl Tokens {
             Subject::Connect { session, user } => (Role::Connect, session.to_string(), Some(user.clone())),
             Subject::View { session, user } => (Role::View, session.to_string(), Some(user.clone())),
             Subject::Container(container) => (Role::Container, container.to_string(), None),
+            Subject::Launched { container, .. } => (Role::Container, container.to_string(), None),
             Subject::Service => (Role::Service, SERVICE.to_owned(), None),
         };
-        let claims = Claims { role, sub, uid, iat: now_ms / 1_000, exp: expires_at_ms.div_ceil(1_000), nbf: None };
+        let max = if let Subject::Launched { max_sessions, .. } = subject { Some(*max_sessions) } else { None };
+        let claims = Claims { role, sub, uid, max, iat: now_ms / 1_000, exp: expires_at_ms.div_ceil(1_000), nbf: None };
         let keys = &self.keys[0];
         let signed = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &keys.sign)
             .expect("plain claims can be serialized and HMAC takes any key");
@@ -178,7 +185,10 @@ impl Tokens {
         let subject = match (claims.role, claims.uid) {
             (Role::Connect, Some(user)) => claims.sub.parse().ok().map(|session| Subject::Connect { session, user }),
             (Role::View, Some(user)) => claims.sub.parse().ok().map(|session| Subject::View { session, user }),
-            (Role::Container, None) => claims.sub.parse().ok().map(Subject::Container),
+            (Role::Container, None) => claims.sub.parse().ok().map(|container| match claims.max {
+                Some(max_sessions) => Subject::Launched { container, max_sessions },
+                None => Subject::Container(container),
+            }),
             (Role::Service, None) => (claims.sub == SERVICE).then_some(Subject::Service),
             (Role::Connect | Role::View, None) | (Role::Container | Role::Service, Some(_)) => None,
         };
@@ -280,7 +290,10 @@ mod tests {
     fn a_token_speaks_for_its_subject_until_it_expires() {
         let tokens = Tokens::new(&[SECRET], false).expect("long enough");
         let view = Subject::View { session: SessionId::random(), user: "user_1".parse().expect("an id") };
-        for subject in [subject(), view, Subject::Container("my-laptop".parse().expect("an id"))] {
+        let launched = Subject::Launched { container: ContainerId::random(), max_sessions: 20 };
+        for subject in
+            [subject(), view, Subject::Container("my-laptop".parse().expect("an id")), launched, Subject::Service]
+        {
             let token = tokens.mint(&subject, NOW, NOW + 60_000);
             assert_eq!(tokens.verify(&token, NOW), Ok(subject.clone()));
             assert_eq!(tokens.verify(&token, NOW + 60_000 + CLOCK_SKEW_MS - 1), Ok(subject));

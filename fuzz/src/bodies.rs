@@ -37,7 +37,7 @@ fn create(body: &[u8]) -> Result<(), ApiError> {
 
 fn claim(body: &[u8]) -> Result<(), ApiError> {
     let request = parse::<ClaimRequest>(body)?;
-    let caller = ContainerCaller { container: "ctr-a".parse().expect("an id") };
+    let caller = ContainerCaller { container: "ctr-a".parse().expect("an id"), launched_for: None };
     claim::check(&request, &caller)?;
     assert_eq!(request.container_id, caller.container);
     assert!((1..=MAX_SESSIONS_LIMIT).contains(&request.max_sessions));

@@ -25,9 +25,14 @@ const MAX_TASK_ARN: usize = 2_048;
 pub async fn claim_sessions(
     State(app): State<App>,
     caller: ContainerCaller,
-    JsonBody { value: request, .. }: JsonBody<ClaimRequest>,
+    JsonBody { value: mut request, .. }: JsonBody<ClaimRequest>,
 ) -> Result<Json<ClaimResponse>, ApiError> {
     check(&request, &caller)?;
+    // What was launched is not to take more than its share, or to count as one that somebody else looks after.
+    if let Some(max) = caller.launched_for {
+        request.launched = true;
+        request.max_sessions = request.max_sessions.min(max);
+    }
     let claimed = lifecycle::claim(&app, &request).await?;
     if claimed.replaced {
         let message = "containerId: another process has come under this id, and this one is to end";

@@ -16,5 +16,7 @@ redis.call('HSET', connection_key(a.connection), 'sessionId', a.id, 'userId', fi
 redis.call('SADD', server_key(a.server), a.connection)
 redis.call('ZADD', SERVERS, 'GT', a.now, a.server)
 redis.call('HSET', key, 'lastActivity', a.now)
+-- Whoever comes after the first may get through, and does not say so.
+if fields[8] then redis.call('HSET', key, 'reached', '1') end
 wait_for(a.id, nil)
 return { 'ready', address, fields[4], fields[6], fields[8] and 1 or 0 }

@@ -1,5 +1,6 @@
 -- Takes a client's connection out; after the last one the grace time runs.
--- ARGV: now, connection, id? (a gateway does not know it), grace, connect_wait
+-- ARGV: now, connection, id? (a gateway does not know it), never_in (true: its client was refused, whatever may have been
+--   noted), grace, connect_wait
 -- Replies: disconnected, session, address and secret of the container that has to be told, or '', '' | already
 -- Atomic, or: the last connection's end and a new one's start could cross, and end a session in use.
 local entry = redis.call('HMGET', connection_key(a.connection), 'sessionId', 'gateway')
@@ -8,6 +9,10 @@ if not id or not forget_connection(id, a.connection) then return { 'already' } e
 local key = session_key(id)
 local fields = redis.call('HMGET', key, 'keepAlive', 'reached', 'ready', 'containerId', 'cdpSecret')
 redis.call('HSET', key, 'lastActivity', a.now)
+if a.never_in and fields[2] == a.connection then
+  redis.call('HDEL', key, 'reached')
+  fields[2] = nil
+end
 -- Without a browser it waits for something else already.
 if fields[3] and fields[1] == '0' and redis.call('SCARD', connections_key(id)) == 0 then
   if fields[2] then

@@ -5,5 +5,6 @@
 -- hangs must not keep it from being served by another.
 -- Atomic, or: a container given up in between would take a session with it whose client has just got through.
 if redis.call('SISMEMBER', connections_key(a.id), a.connection) == 0 then return { 'lost' } end
-redis.call('HSET', session_key(a.id), 'reached', '1')
+-- By whom: the answer may be lost, and the client refused that was to be the first.
+redis.call('HSETNX', session_key(a.id), 'reached', a.connection)
 return { 'reached' }

@@ -82,11 +82,19 @@ struct Entered {
     session: SessionId,
     connection: ConnectionId,
     refused: bool,
+    /// Whether its client was told that it is connected.
+    let_in: bool,
 }
 
 impl Entered {
     fn new(app: &App, session: &SessionId) -> Self {
-        Self { app: app.clone(), session: session.clone(), connection: ConnectionId::random(), refused: false }
+        Self {
+            app: app.clone(),
+            session: session.clone(),
+            connection: ConnectionId::random(),
+            refused: false,
+            let_in: false,
+        }
     }
 
     /// It is known not to be there.
@@ -94,8 +102,9 @@ impl Entered {
         self.refused = true;
     }
 
-    /// It has reached the browser, and stays for as long as this lives.
-    fn carried(self) -> Self {
+    /// Its client has reached the browser, and it stays for as long as this lives.
+    fn carried(mut self) -> Self {
+        self.let_in = true;
         let mut carried = self.app.carried.lock().expect("not poisoned");
         carried.insert(self.connection.clone(), self.session.clone());
         drop(carried);
@@ -109,10 +118,15 @@ impl Drop for Entered {
             return;
         }
         let (app, session, connection) = (self.app.clone(), self.session.clone(), self.connection.clone());
+        let let_in = self.let_in;
         app.carried.lock().expect("not poisoned").remove(&connection);
         self.app.sockets.spawn(async move {
             // Until it is done: a connection left behind would keep its session alive to the end of its time.
-            while let Err(error) = lifecycle::disconnect(&app, &connection, Some(&session)).await {
+            let taken_out = async || match let_in {
+                true => lifecycle::disconnect(&app, &connection, Some(&session)).await.map(drop),
+                false => app.store.back_out(&connection, &session, &app.limits, now_ms()).await,
+            };
+            while let Err(error) = taken_out().await {
                 tracing::warn!(
                     session.id = %session, connection.id = %connection,
                     error = %Causes(&error), "connection could not be taken out"

@@ -127,10 +127,14 @@ async fn a_task_is_told_what_every_container_is_told_and_where_it_belongs() {
     let network = &asked["networkConfiguration"]["awsvpcConfiguration"];
     assert_eq!(network["assignPublicIp"], AssignPublicIp::Enabled.as_str());
     assert_eq!(network["securityGroups"], json!(["sg-12345678"]));
-    // What it was given opens the door for it.
-    let request = json!({"containerId": id, "currentSessions": 0, "maxSessions": 1, "launched": true});
-    let caller = world.container(id).with("authorization", format!("Bearer {token}"));
-    assert_eq!(claimed(&caller.post("/sessions/claim", &request).await.body).len(), 1);
+    // What it was given opens the door for it, as far as it was launched for. (Taken out: the cap in `claim_sessions`,
+    // and whoever holds one container's token gets everybody's sessions.)
+    create_many(&world, 29).await;
+    let request = json!({"containerId": id, "currentSessions": 0, "maxSessions": 1_000, "launched": false});
+    let caller = world.client("none").with("authorization", format!("Bearer {token}"));
+    assert_eq!(claimed(&caller.post("/sessions/claim", &request).await.body).len(), 20);
+    let container = contents(&world).await.hashes.remove(&format!("container:{id}")).expect("registered");
+    assert_eq!((container["maxSessions"].as_str(), container["launched"].as_str()), ("20", "1"));
 }
 
 /// moto refuses them for what they are: it knows no Fargate without its launch type. What was asked for is enough here.

@@ -292,6 +292,46 @@ async fn as_many_connections_as_a_session_may_have_get_in_however_many_come_at_o
     assert!(matches!(connect(&next).await, Connect::Ready { .. }));
 }
 
+/// The answer to `reach` can be lost: then the client is refused, though it was noted that it got through.
+#[tokio::test]
+async fn a_client_that_was_noted_and_refused_all_the_same_has_not_come() {
+    let redis = Redis::start();
+    let store = Store::open(&redis.url(), "").expect("a store");
+    let (container, server) = (ContainerId::random(), ServerId::random());
+    let report = ReadyRequest { lease: 1, cdp_secret: "0123456789abcdef".to_owned(), version: Map::new() };
+    let mut held = Vec::new();
+    let waits_for = async |id: &SessionId| {
+        let session =
+            Contents::read(&redis.client().await).await.hashes.remove(&format!("session:{id}")).expect("kept");
+        session.get("waitReason").cloned()
+    };
+    for others in [false, true] {
+        let id = create(&store, "user_1").await;
+        held.push(id.clone());
+        let request = claim_request(&container, 5, &held[..held.len() - 1]);
+        store.claim(&request, FIRST, &limits(), &policy(0), START).await.expect("redis answers");
+        store.ready(&id, &container, &report, &limits(), START).await.expect("redis answers").expect("its container");
+        let (first, second) = (ConnectionId::random(), ConnectionId::random());
+        store.connect(&id, &first, &server, START).await.expect("redis answers");
+        assert!(store.reach(&id, &first, START).await.expect("redis answers"));
+        if others {
+            store.connect(&id, &second, &server, START).await.expect("redis answers");
+        }
+        store.back_out(&first, &id, &limits(), START).await.expect("redis answers");
+        if others {
+            assert_eq!(waits_for(&id).await, None, "the other one is still there");
+            store.disconnect(&second, Some(&id), &limits(), START).await.expect("redis answers");
+            assert_eq!(waits_for(&id).await.as_deref(), Some("disconnected"));
+        } else {
+            assert_eq!(waits_for(&id).await.as_deref(), Some("never_connected"));
+        }
+    }
+    store.lose_container(&container, "lost", None, &limits(), START).await.expect("redis answers");
+    let contents = Contents::read(&redis.client().await).await;
+    assert_eq!(contents.queue(), [held[0].to_string()], "only whom nobody has reached is served by another");
+    contents.check();
+}
+
 /// Two servers look at the same moment, and neither knows what the other is about to drain.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn drains_that_race_leave_the_minimum() {
