@@ -35,6 +35,8 @@ export class Network extends Construct {
       ipAddresses: ec2.IpAddresses.cidr('10.60.0.0/16'),
       // As many as a load balancer and a cache of ElastiCache want. More would be paid for in endpoints and gateways.
       maxAzs: 2,
+      // Nothing of ours is in the default group. To empty it would take a function of its own.
+      restrictDefaultSecurityGroup: false,
       natGateways: this.publicTasks ? 0 : settings.natGateways,
       subnetConfiguration: [
         { name: 'Public', subnetType: ec2.SubnetType.PUBLIC, cidrMask: 20 },
