@@ -161,9 +161,9 @@ export class ControlPlane extends Construct implements Home {
 }
 
 /** What `make lambda` packed. Whoever only looks at the templates gets on without it. */
-function code(architecture: Architecture, draft: boolean): lambda.Code {
-  const zip = path.join(ROOT, 'target/lambda', architecture, 'wallcrawler.zip');
+export function code(architecture: Architecture, draft: boolean, root = ROOT): lambda.Code {
+  const zip = path.join(root, 'target/lambda', architecture, 'wallcrawler.zip');
   if (existsSync(zip)) return lambda.Code.fromAsset(zip);
   if (draft) return lambda.Code.fromAsset(path.join(ROOT, 'cdk/test/placeholder'));
-  throw new Error(`${path.relative(ROOT, zip)} is missing: run \`make lambda ARCH=${architecture}\` first`);
+  throw new Error(`${path.relative(root, zip)} is missing: run \`make lambda ARCH=${architecture}\` first`);
 }

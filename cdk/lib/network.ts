@@ -1,11 +1,11 @@
 /** Where everything runs, and how it gets out. What may reach what is said by what is reached. */
-import { RemovalPolicy } from 'aws-cdk-lib';
+import { RemovalPolicy, Validations } from 'aws-cdk-lib';
 import * as ec2 from 'aws-cdk-lib/aws-ec2';
 import * as logs from 'aws-cdk-lib/aws-logs';
 import { Construct } from 'constructs';
 
 import type { Home } from './home.js';
-import type { NetworkSettings } from './settings.js';
+import type { ExistingNetwork, NetworkSettings } from './settings.js';
 
 export class Network extends Construct {
   readonly vpc: ec2.IVpc;
@@ -22,12 +22,18 @@ export class Network extends Construct {
     this.publicTasks = settings.egress === 'endpoints';
     const isolated = this.publicTasks && !settings.existing;
     const privately = isolated ? ec2.SubnetType.PRIVATE_ISOLATED : ec2.SubnetType.PRIVATE_WITH_EGRESS;
-    this.vpc = settings.existing
-      ? ec2.Vpc.fromVpcAttributes(this, 'Vpc', settings.existing)
-      : this.made(settings, privately, logDays);
+    this.vpc = settings.existing ? this.found(settings.existing) : this.made(settings, privately, logDays);
     this.inside = { subnetType: privately };
     this.tasks = { subnetType: this.publicTasks ? ec2.SubnetType.PUBLIC : privately };
     if (this.publicTasks) this.endpoints = this.withEndpoints();
+  }
+
+  private found(existing: ExistingNetwork): ec2.IVpc {
+    Validations.of(this).acknowledge({
+      id: 'Annotation::@aws-cdk/aws-ec2:noSubnetRouteTableId',
+      reason: 'Nothing here needs to know the route tables of a network that is there already.',
+    });
+    return ec2.Vpc.fromVpcAttributes(this, 'Vpc', existing);
   }
 
   private made(settings: NetworkSettings, privately: ec2.SubnetType, logDays: number): ec2.Vpc {

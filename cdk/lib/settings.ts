@@ -103,7 +103,9 @@ export interface Settings {
   keepData: boolean;
 }
 
-export const stages = {
+export type Stage = 'dev' | 'staging' | 'prod';
+
+export const stages: Record<Stage, Settings> = {
   dev: {
     architecture: 'x86_64',
     network: { egress: 'nat', natGateways: 1 },
@@ -190,9 +192,7 @@ export const stages = {
     containerInsights: true,
     keepData: true,
   },
-} as const satisfies Record<string, Settings>;
-
-export type Stage = keyof typeof stages;
+};
 
 export function isStage(name: string): name is Stage {
   return Object.hasOwn(stages, name);
