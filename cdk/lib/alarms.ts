@@ -11,12 +11,8 @@ import { Construct } from 'constructs';
 import type { Proxy } from './proxy.js';
 import type { Watched } from './watched.js';
 
-interface When {
-  metric: cloudwatch.IMetric;
-  atLeast: number;
-  /** For how long. */
-  minutes: number;
-}
+/** For how long a metric must be at least so high, or below something: then nothing at all is below it, too. */
+type When = { metric: cloudwatch.IMetric; minutes: number } & ({ atLeast: number } | { below: number });
 
 const EACH_MINUTE = { period: Duration.minutes(1), statistic: 'Sum' };
 
@@ -40,12 +36,8 @@ export class Alarms extends Construct {
   /** By what the function tells once a minute. */
   private fleet(watched: Watched): void {
     this.add('NoLook', 'Nobody has looked at the fleet for five minutes: see the log of the function, and the rule EveryMinute.', {
-      metric: new cloudwatch.MathExpression({
-        expression: 'IF(FILL(looks, 0) < 1, 1, 0)',
-        usingMetrics: { looks: watched.fleet('SessionsPending', 'SampleCount') },
-        period: EACH_MINUTE.period,
-      }),
-      atLeast: 1,
+      metric: watched.fleet('SessionsPending', 'SampleCount'),
+      below: 1,
       minutes: 5,
     });
     this.add('QueueAge', 'A session has waited two minutes for a container: GET /fleet says what the plan waits for.', {
@@ -73,7 +65,14 @@ export class Alarms extends Construct {
   private redis(watched: Watched): void {
     const { metric, tooMuch } = watched.memory();
     this.add('RedisFills', 'Redis is four fifths full: give it more room.', { metric, atLeast: tooMuch, minutes: 3 });
-    const throttled = watched.throttled();
+    const [throttled, evicted] = [watched.throttled(), watched.evicted()];
+    if (evicted) {
+      this.add('RedisForgets', 'Redis was full, and has forgotten something: give it more room.', {
+        metric: evicted,
+        atLeast: 1,
+        minutes: 1,
+      });
+    }
     if (throttled) {
       this.add('RedisThrottles', 'Redis turns commands away: raise redis.maxEcpuPerSecond.', {
         metric: throttled,
@@ -139,15 +138,19 @@ export class Alarms extends Construct {
     });
   }
 
-  private add(id: string, alarmDescription: string, { metric, atLeast, minutes }: When): void {
+  private add(id: string, alarmDescription: string, when: When): void {
+    const { ComparisonOperator, TreatMissingData } = cloudwatch;
+    const below = 'below' in when;
     const alarm = new cloudwatch.Alarm(this, id, {
       alarmDescription,
-      metric,
-      threshold: atLeast,
-      evaluationPeriods: minutes,
-      comparisonOperator: cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
-      // Most of it is not told where nothing happens. That nothing is told at all is NoLook's affair.
-      treatMissingData: cloudwatch.TreatMissingData.NOT_BREACHING,
+      metric: when.metric,
+      evaluationPeriods: when.minutes,
+      threshold: below ? when.below : when.atLeast,
+      comparisonOperator: below
+        ? ComparisonOperator.LESS_THAN_THRESHOLD
+        : ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
+      // Most of it is not told where nothing happens.
+      treatMissingData: below ? TreatMissingData.BREACHING : TreatMissingData.NOT_BREACHING,
     });
     alarm.addAlarmAction(new SnsAction(this.topic));
     this.all.push(alarm);

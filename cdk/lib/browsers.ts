@@ -1,5 +1,5 @@
 /** The browser containers: the cluster, the task that is started for each, and who may start it. */
-import { Duration, RemovalPolicy, Stack, Validations } from 'aws-cdk-lib';
+import { CfnDeletionPolicy, Duration, RemovalPolicy, Stack, Validations } from 'aws-cdk-lib';
 import * as ec2 from 'aws-cdk-lib/aws-ec2';
 import * as ecs from 'aws-cdk-lib/aws-ecs';
 import * as iam from 'aws-cdk-lib/aws-iam';
@@ -66,6 +66,9 @@ export class Browsers extends Construct {
         description: 'Browser containers: no permissions, and none needed',
       }),
     });
+    // A proxy that is being replaced starts containers of the revision it was told of, for as long as it has sockets.
+    const definition = this.task.node.defaultChild as ecs.CfnTaskDefinition;
+    definition.cfnOptions.updateReplacePolicy = CfnDeletionPolicy.RETAIN;
     this.task.addContainer(CONTAINER, {
       containerName: CONTAINER,
       image: image('browser', settings.architecture),

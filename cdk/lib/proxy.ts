@@ -67,6 +67,8 @@ export class Proxy extends Construct implements Home {
       minHealthyPercent: 100,
       maxHealthyPercent: 200,
       circuitBreaker: { rollback: true },
+      // No proxy, and so no socket, has to go only because there are more in the other zone.
+      availabilityZoneRebalancing: ecs.AvailabilityZoneRebalancing.DISABLED,
       healthCheckGracePeriod: Duration.seconds(60),
     });
     this.connections = this.service.connections;

@@ -39,7 +39,10 @@ export type RedisSettings =
 
 export interface FunctionSettings {
   memoryMiB: number;
-  /** How many invocations there may be at once; otherwise what the account has left. */
+  /**
+   * How many invocations there may be at once; otherwise what the account has left. A new account may have 10 in all
+   * until AWS raises that, and each container that asks the function for work, and not a proxy, takes one of them.
+   */
   reservedConcurrency?: number;
 }
 
@@ -53,7 +56,7 @@ export interface BrowserSettings {
   warmSlots: number;
   warmBrowsers: number;
   idleSeconds: number;
-  /** Names and weights, as `ECS_CAPACITY_PROVIDERS` takes them. Spot is a third of the price, and may end at any time. */
+  /** Names and weights, as `ECS_CAPACITY_PROVIDERS` takes them. Spot costs a third, and may end within two minutes. */
   capacityProviders: string;
 }
 
@@ -165,7 +168,7 @@ export const stages: Record<Stage, Settings> = {
     architecture: 'x86_64',
     network: { egress: 'nat', natGateways: 2 },
     redis: { kind: 'nodes', nodeType: 'cache.t4g.medium', replicas: 1, snapshotDays: 7 },
-    function: { memoryMiB: 1024, reservedConcurrency: 500 },
+    function: { memoryMiB: 1024 },
     browsers: {
       cpu: 4096,
       memoryMiB: 16384,

@@ -67,7 +67,8 @@ export class WallCrawler extends Stack {
       CdpEndpoint: settings.proxy && `wss://${settings.proxy.domain}/cdp`,
       ProxyDnsName: proxy?.balancer.loadBalancerDnsName,
       ApiKeysSecret: secrets.apiKeys.secretName,
-      AddAnApiKey: `make api-key STAGE=${stage} NAME="..." KEY_USER=...`,
+      TokensSecret: secrets.tokens.secretName,
+      AddAnApiKey: `scripts/api-key ${stage} --name "whose it is"`,
     };
     for (const [name, value] of Object.entries(outputs)) {
       if (value !== undefined) new CfnOutput(this, name, { value });

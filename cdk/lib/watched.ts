@@ -53,6 +53,11 @@ export class Watched {
     return this.redis.kind === 'serverless' ? this.ofRedis('ThrottledCmds', 'Sum') : undefined;
   }
 
+  /** Keys that Redis forgot to make room: with them goes what they held. Nodes are told not to. */
+  evicted(): cloudwatch.Metric | undefined {
+    return this.redis.kind === 'serverless' ? this.ofRedis('Evictions', 'Sum') : undefined;
+  }
+
   private ofRedis(metricName: string, statistic = 'Maximum'): cloudwatch.Metric {
     const dimensionsMap = this.redis.dimensions;
     return new cloudwatch.Metric({
