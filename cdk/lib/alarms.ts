@@ -35,11 +35,15 @@ export class Alarms extends Construct {
 
   /** By what the function tells once a minute. */
   private fleet(watched: Watched): void {
-    this.add('NoLook', 'Nobody has looked at the fleet for five minutes: see the log of the function, and the rule EveryMinute.', {
-      metric: watched.fleet('SessionsPending', 'SampleCount'),
-      below: 1,
-      minutes: 5,
-    });
+    this.add(
+      'NoLook',
+      'Nobody has looked at the fleet for five minutes: see the log of the function, and the rule EveryMinute.',
+      {
+        metric: watched.fleet('SessionsPending', 'SampleCount'),
+        below: 1,
+        minutes: 5,
+      },
+    );
     this.add('QueueAge', 'A session has waited two minutes for a container: GET /fleet says what the plan waits for.', {
       metric: watched.fleet('QueueAge'),
       atLeast: 120_000,
@@ -88,11 +92,15 @@ export class Alarms extends Construct {
       atLeast: 5,
       minutes: 3,
     });
-    this.add('FunctionThrottles', 'Invocations are refused: raise function.reservedConcurrency, or the account quota.', {
-      metric: controlPlane.function.metricThrottles(EACH_MINUTE),
-      atLeast: 1,
-      minutes: 3,
-    });
+    this.add(
+      'FunctionThrottles',
+      'Invocations are refused: raise function.reservedConcurrency, or the account quota.',
+      {
+        metric: controlPlane.function.metricThrottles(EACH_MINUTE),
+        atLeast: 1,
+        minutes: 3,
+      },
+    );
     this.add('EventsFail', 'Events could not be acted on: they are kept in the queue of failed ones.', {
       metric: controlPlane.failed.metricApproximateNumberOfMessagesVisible({ ...EACH_MINUTE, statistic: 'Maximum' }),
       atLeast: 1,

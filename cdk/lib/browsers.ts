@@ -69,6 +69,7 @@ export class Browsers extends Construct {
     // A proxy that is being replaced starts containers of the revision it was told of, for as long as it has sockets.
     const definition = this.task.node.defaultChild as ecs.CfnTaskDefinition;
     definition.cfnOptions.updateReplacePolicy = CfnDeletionPolicy.RETAIN;
+    definition.cfnOptions.deletionPolicy = CfnDeletionPolicy.DELETE;
     this.task.addContainer(CONTAINER, {
       containerName: CONTAINER,
       image: image('browser', settings.architecture),

@@ -19,7 +19,9 @@ export class Dashboard extends Construct {
       dashboardName: Stack.of(this).stackName,
       defaultInterval: Duration.hours(3),
     });
-    board.addWidgets(new cloudwatch.AlarmStatusWidget({ title: 'Alarms', alarms: alarms.all, width: 2 * HALF, height: 3 }));
+    board.addWidgets(
+      new cloudwatch.AlarmStatusWidget({ title: 'Alarms', alarms: alarms.all, width: 2 * HALF, height: 3 }),
+    );
     board.addWidgets(
       graph('Sessions that wait', [watched.fleet('SessionsPending')], [watched.fleet('QueueAge')]),
       graph('Slots', [watched.fleet('Slots'), watched.fleet('SlotsUsed')]),
@@ -29,17 +31,25 @@ export class Dashboard extends Construct {
       graph('Starts that failed in a row', [watched.fleet('FailedStartAttempts')]),
     );
     board.addWidgets(
-      graph('Function', [fn.metricInvocations(sum), fn.metricErrors(sum), fn.metricThrottles(sum)], [
-        fn.metricDuration({ period, statistic: 'p95' }),
-      ]),
-      graph('Redis', [watched.memory().metric], [watched.throttled()].filter((metric) => metric !== undefined)),
+      graph(
+        'Function',
+        [fn.metricInvocations(sum), fn.metricErrors(sum), fn.metricThrottles(sum)],
+        [fn.metricDuration({ period, statistic: 'p95' })],
+      ),
+      graph(
+        'Redis',
+        [watched.memory().metric],
+        [watched.throttled()].filter((metric) => metric !== undefined),
+      ),
     );
     if (!watched.proxy) return;
     const { balancer, targets, service } = watched.proxy;
     board.addWidgets(
-      graph('Proxies', [targets.metrics.healthyHostCount({ period, statistic: 'Average' })], [
-        connectionsPerTask(watched.proxy),
-      ]),
+      graph(
+        'Proxies',
+        [targets.metrics.healthyHostCount({ period, statistic: 'Average' })],
+        [connectionsPerTask(watched.proxy)],
+      ),
       graph('What proxies carry', [balancer.metrics.processedBytes(sum)], [service.metricCpuUtilization({ period })]),
     );
   }

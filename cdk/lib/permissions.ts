@@ -11,7 +11,9 @@ export interface Permission extends iam.PolicyStatementProps {
 /** `role` is whose permission it is; the reason is told to cdk-nag there. */
 export function allow(role: iam.IGrantable & IConstruct, { why, ...statement }: Permission): void {
   role.grantPrincipal.addToPrincipalPolicy(new iam.PolicyStatement(statement));
-  const wide = (statement.resources ?? []).map((arn) => flat(Stack.of(role).resolve(arn))).filter((arn) => arn.includes('*'));
+  const wide = (statement.resources ?? [])
+    .map((arn) => flat(Stack.of(role).resolve(arn)))
+    .filter((arn) => arn.includes('*'));
   for (const arn of wide) {
     if (!why) throw new Error(`${arn}: say why that cannot be narrower`);
     Validations.of(role).acknowledge({ id: `AwsSolutions-IAM5[Resource::${arn}]`, reason: why });

@@ -107,12 +107,16 @@ export class Redis extends Construct {
       transitEncryptionEnabled: true,
       transitEncryptionMode: 'required',
       atRestEncryptionEnabled: true,
-      ...(settings.snapshotDays > 0 && { snapshotRetentionLimit: settings.snapshotDays, snapshotWindow: '03:00-04:00' }),
+      ...(settings.snapshotDays > 0 && {
+        snapshotRetentionLimit: settings.snapshotDays,
+        snapshotWindow: '03:00-04:00',
+      }),
     });
     group.applyRemovalPolicy(keepData ? RemovalPolicy.RETAIN : RemovalPolicy.DESTROY);
     Validations.of(group).acknowledge({
       id: 'AwsSolutions-AEC6',
-      reason: 'No password: only the security groups of function and proxies reach it, and it would stand in a variable.',
+      reason:
+        'No password: only the security groups of function and proxies reach it, and it would stand in a variable.',
     });
     // One shard without cluster mode has one name for whoever is the primary.
     return Fn.join('', ['rediss://', group.attrPrimaryEndPointAddress, ':', group.attrPrimaryEndPointPort]);

@@ -27,7 +27,8 @@ export class Secrets extends Construct {
     for (const secret of [this.apiKeys, this.tokens]) {
       Validations.of(secret).acknowledge({
         id: 'AwsSolutions-SMG4',
-        reason: 'People rotate both (README, Rotating secrets): a schedule could do it twice within a session, and so end it.',
+        reason:
+          'People rotate both (README, Rotating secrets): a schedule could do it twice within a session, and so end it.',
       });
     }
   }

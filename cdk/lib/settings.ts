@@ -85,7 +85,7 @@ export interface ProxySettings {
 export interface Settings {
   /**
    * What function and images are compiled for. arm64 costs a fifth less. Take what the machine is that deploys (arm64
-   * for a Mac with Apple silicon): images for the other one are compiled under emulation, which takes an hour.
+   * for a Mac with Apple silicon): images for the other one are compiled under emulation, which takes many times as long.
    */
   architecture: Architecture;
   network: NetworkSettings;

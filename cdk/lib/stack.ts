@@ -56,18 +56,19 @@ export class WallCrawler extends Stack {
 
     const watched = new Watched(settings, controlPlane, browsers, redis, proxy);
     new Dashboard(this, 'Dashboard', watched, new Alarms(this, 'Alarms', watched));
-    this.tell(stage, settings, secrets, gateway);
+    this.tell(stage, settings, secrets, browsers, gateway);
   }
 
-  private tell(stage: Stage, settings: Settings, secrets: Secrets, gateway?: Gateway): void {
+  private tell(stage: Stage, settings: Settings, secrets: Secrets, browsers: Browsers, gateway?: Gateway): void {
     const { controlPlane, proxy } = this.homes;
     const outputs: Record<string, string | undefined> = {
       ApiUrl: controlPlane.api.apiEndpoint,
       WebSocketUrl: gateway?.url,
       CdpEndpoint: settings.proxy && `wss://${settings.proxy.domain}/cdp`,
       ProxyDnsName: proxy?.balancer.loadBalancerDnsName,
-      ApiKeysSecret: secrets.apiKeys.secretName,
-      TokensSecret: secrets.tokens.secretName,
+      Cluster: browsers.cluster.clusterName,
+      ApiKeysSecret: secrets.apiKeys.secretArn,
+      TokensSecret: secrets.tokens.secretArn,
       AddAnApiKey: `scripts/api-key ${stage} --name "whose it is"`,
     };
     for (const [name, value] of Object.entries(outputs)) {

@@ -85,7 +85,11 @@ function task(name: 'Browsers' | 'Proxy', of: Parameters<typeof stage>[0]): stri
 function settled(files: string[], places: Record<string, { has(name: string): boolean }>): void {
   for (const name of new Set(files.flatMap(names))) {
     const found = Object.keys(places).filter((place) => places[place]!.has(name));
-    assert.equal(found.length, 1, `${name} is ${found.join(' and ') || 'in no place'}: say in this test where it comes from`);
+    assert.equal(
+      found.length,
+      1,
+      `${name} is ${found.join(' and ') || 'in no place'}: say in this test where it comes from`,
+    );
   }
 }
 const keys = (object: object) => new Set(Object.keys(object));
@@ -94,7 +98,11 @@ test('each variable that the control plane reads is set by one construct, or lef
   // Of the stages, staging has all that there is to have.
   const { homes } = stage('staging').stack;
   const set = new Set([...homes.controlPlane.variables.setBy.keys(), ...homes.proxy!.variables.setBy.keys()]);
-  settled([...CONTROL_PLANE, ...BOTH], { set, 'set by AWS': keys(ELSEWHERE), 'left alone': keys(LEFT_ALONE.controlPlane) });
+  settled([...CONTROL_PLANE, ...BOTH], {
+    set,
+    'set by AWS': keys(ELSEWHERE),
+    'left alone': keys(LEFT_ALONE.controlPlane),
+  });
 });
 
 test('each variable that a container reads comes with its task or its start, or is left alone for a reason', () => {
@@ -111,9 +119,11 @@ test('nothing is set, told or left alone that the program does not read', () => 
   const controlPlane = new Set([...CONTROL_PLANE, ...BOTH].flatMap(names));
   const container = new Set([...CONTAINER, ...BOTH].flatMap(names));
   for (const home of [homes.controlPlane, homes.proxy!]) {
-    for (const name of home.variables.setBy.keys()) assert.ok(controlPlane.has(name), `${name}, set by ${home.node.id}`);
+    for (const name of home.variables.setBy.keys())
+      assert.ok(controlPlane.has(name), `${name}, set by ${home.node.id}`);
   }
-  for (const name of [...task('Browsers', 'staging'), ...launch]) assert.ok(container.has(name), `${name}, of containers`);
+  for (const name of [...task('Browsers', 'staging'), ...launch])
+    assert.ok(container.has(name), `${name}, of containers`);
   for (const name of keys(ELSEWHERE)) assert.ok(controlPlane.has(name) || container.has(name), `${name}, set by AWS`);
   for (const name of keys(LEFT_ALONE.controlPlane)) assert.ok(controlPlane.has(name), `${name}, left alone`);
   for (const name of keys(LEFT_ALONE.container)) assert.ok(container.has(name), `${name}, left alone by containers`);
@@ -123,7 +133,10 @@ test('what is set arrives in the template, at the function and at the proxies', 
   for (const name of STAGES) {
     const { homes } = stage(name).stack;
     const fn = only(stage(name), 'AWS::Lambda::Function', 'ControlPlane') as { Environment: { Variables: object } };
-    assert.deepEqual(Object.keys(fn.Environment.Variables).sort(), [...homes.controlPlane.variables.setBy.keys()].sort());
+    assert.deepEqual(
+      Object.keys(fn.Environment.Variables).sort(),
+      [...homes.controlPlane.variables.setBy.keys()].sort(),
+    );
     if (homes.proxy) assert.deepEqual(task('Proxy', name).sort(), [...homes.proxy.variables.setBy.keys()].sort());
   }
 });
@@ -143,7 +156,8 @@ test('function and proxies are told the same, to the letter, by the same constru
       assert.equal(controlPlane.variables.setBy.get(Name), proxy.variables.setBy.get(Name));
     }
     const common = Object.keys(atFunction).filter((variable) => !ownAffairs.has(variable));
-    for (const variable of common) assert.ok(proxy.variables.setBy.has(variable), `${name}: the proxies miss ${variable}`);
+    for (const variable of common)
+      assert.ok(proxy.variables.setBy.has(variable), `${name}: the proxies miss ${variable}`);
   }
 });
 

@@ -20,7 +20,10 @@ function entrances(made: Made, group: string): string[] {
   );
   const apart = resources(made, 'AWS::EC2::SecurityGroupIngress', group);
   return [...own, ...apart].map((rule) => {
-    const from = json(rule.SourceSecurityGroupId ?? rule.CidrIp).replace(/.*?(ControlPlane|Proxy[A-Za-z]*?)Group.*/, '$1');
+    const from = json(rule.SourceSecurityGroupId ?? rule.CidrIp).replace(
+      /.*?(ControlPlane|Proxy[A-Za-z]*?)Group.*/,
+      '$1',
+    );
     return `${from} ${String(rule.FromPort)}`;
   });
 }
@@ -45,7 +48,10 @@ test('the world comes in by TLS at the load balancer, and nowhere else', () => {
     const ports = open.flatMap((group) => (group.SecurityGroupIngress as Properties[]).map((rule) => rule.FromPort));
     assert.deepEqual(ports, stages[name].proxy ? [443] : []);
     const listeners = resources(stage(name), 'AWS::ElasticLoadBalancingV2::Listener');
-    assert.deepEqual(listeners.map((listener) => listener.Protocol), stages[name].proxy ? ['HTTPS'] : []);
+    assert.deepEqual(
+      listeners.map((listener) => listener.Protocol),
+      stages[name].proxy ? ['HTTPS'] : [],
+    );
   }
 });
 
@@ -118,7 +124,10 @@ test('the function can be given invocations of its own', () => {
 test('a task that is told to end has ended by itself before it is killed', () => {
   for (const name of STAGES) {
     const { ContainerDefinitions } = only(stage(name), 'AWS::ECS::TaskDefinition', 'Browsers');
-    const [container] = ContainerDefinitions as { StopTimeout: number; Environment: { Name: string; Value: string }[] }[];
+    const [container] = ContainerDefinitions as {
+      StopTimeout: number;
+      Environment: { Name: string; Value: string }[];
+    }[];
     const drain = container!.Environment.find((variable) => variable.Name === 'DRAIN_SECONDS');
     assert.ok(Number(drain?.Value) < container!.StopTimeout);
     assert.ok(container!.StopTimeout <= 120, 'Fargate allows no more');
@@ -146,15 +155,19 @@ test('the function is told the time once a minute, and of tasks of this cluster 
       EventPattern: {
         source: ['aws.ecs'],
         'detail-type': ['ECS Task State Change'],
-        detail: { clusterArn: [{ 'Fn::GetAtt': [Match.stringLikeRegexp('BrowsersCluster'), 'Arn'] }], desiredStatus: ['STOPPED'] },
+        detail: {
+          clusterArn: [{ 'Fn::GetAtt': [Match.stringLikeRegexp('BrowsersCluster'), 'Arn'] }],
+          desiredStatus: ['STOPPED'],
+        },
       },
     });
   }
 });
 
-test('no log is kept for ever', () => {
+test('logs are kept for as long as the stage says', () => {
   for (const name of STAGES) {
-    for (const log of resources(stage(name), 'AWS::Logs::LogGroup')) assert.ok(log.RetentionInDays, json(log));
+    const days = resources(stage(name), 'AWS::Logs::LogGroup').map((log) => log.RetentionInDays);
+    assert.deepEqual([...new Set(days)], [stages[name].logDays]);
   }
 });
 
@@ -173,7 +186,9 @@ test('what runs for arm64 is built for arm64', () => {
 test('without gateways the function has endpoints, and tasks have addresses of their own', () => {
   const made = make('prod', { network: { egress: 'endpoints', natGateways: 0 } });
   made.template.resourceCountIs('AWS::EC2::NatGateway', 0);
-  const interfaces = resources(made, 'AWS::EC2::VPCEndpoint').filter((endpoint) => endpoint.VpcEndpointType === 'Interface');
+  const interfaces = resources(made, 'AWS::EC2::VPCEndpoint').filter(
+    (endpoint) => endpoint.VpcEndpointType === 'Interface',
+  );
   assert.equal(interfaces.length, 2);
   assert.deepEqual(entrances(made, 'NetworkEndpoints').sort(), ['ControlPlane 443', 'Proxy 443']);
   const fn = only(made, 'AWS::Lambda::Function', 'ControlPlane');
@@ -201,7 +216,10 @@ test('a network that is there already is used', () => {
 test('nothing is deployed with example settings, or without the function', () => {
   assert.throws(() => make('prod', {}, false), /proxy.domain is still cdp.example.com.*certificateArn/);
   const empty = mkdtempSync(path.join(tmpdir(), 'wc-cdk-'));
-  assert.throws(() => code('arm64', false, empty), /target\/lambda\/arm64\/wallcrawler.zip is missing.*make lambda ARCH=arm64/);
+  assert.throws(
+    () => code('arm64', false, empty),
+    /target\/lambda\/arm64\/wallcrawler.zip is missing.*make lambda ARCH=arm64/,
+  );
   assert.doesNotThrow(() => code('arm64', true, empty));
 });
 

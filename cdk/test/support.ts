@@ -59,4 +59,3 @@ export function statements(made: Made, role: string): Properties[] {
 export function rust(file: string): string {
   return readFileSync(path.join(ROOT, file), 'utf8');
 }
-
