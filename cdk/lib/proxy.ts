@@ -17,7 +17,11 @@ import { scaleByConnections } from './proxy-scaling.js';
 import type { ProxySettings, Settings } from './settings.js';
 
 const PORT = 8080;
-/** The most that the balancer knows. The proxy pings each client every 20 s, so this is not what ends sockets. */
+/**
+ * The most that the balancer knows. The proxy pings each client every 20 s, so this is not what ends sockets. But to the
+ * balancer it holds for its idle connections to proxies, too, which close them after 75 s (`keep_alive` in
+ * src/native.rs): a request that meets a closing one is answered 502.
+ */
 const IDLE_TIMEOUT = Duration.seconds(4_000);
 /**
  * The most there is: how long the sockets of a proxy that is replaced may go on. New ones go to its successors, and

@@ -9,7 +9,7 @@ import { Match } from 'aws-cdk-lib/assertions';
 
 import { code } from '../lib/control-plane.js';
 import { stages } from '../lib/settings.js';
-import { type Made, type Properties, STAGES, make, only, resources, stage, statements } from './support.js';
+import { type Made, type Properties, STAGES, check, make, only, resources, stage, statements } from './support.js';
 
 const json = (value: unknown) => JSON.stringify(value);
 
@@ -221,6 +221,19 @@ test('nothing is deployed with example settings, or without the function', () =>
     /target\/lambda\/arm64\/wallcrawler.zip is missing.*make lambda ARCH=arm64/,
   );
   assert.doesNotThrow(() => code('arm64', true, empty));
+});
+
+test('what no stage has chosen is as AWS wants it, too', () => {
+  const { redis, proxy } = stages.prod;
+  check('staging', {
+    architecture: 'arm64',
+    network: { egress: 'endpoints', natGateways: 0 },
+    redis,
+    function: { memoryMiB: 256, reservedConcurrency: 50 },
+    websocketApi: false,
+    proxy: { ...proxy!, hostedZone: { id: 'Z0123456789ABCDEFGHIJ', name: 'example.com' } },
+    alarmEmail: 'somebody@example.com',
+  });
 });
 
 test('a stage without a way to its browsers is refused', () => {
