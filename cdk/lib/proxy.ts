@@ -30,6 +30,8 @@ const IDLE_TIMEOUT = Duration.seconds(4_000);
 const DEREGISTRATION_DELAY = Duration.seconds(3_600);
 /** The most that Fargate allows between SIGTERM and SIGKILL. */
 const STOP_TIMEOUT = Duration.seconds(120);
+/** How long sockets may go on after SIGTERM, which comes when the balancer has let go of them. Less than that. */
+const DRAIN = Duration.seconds(110);
 
 export class Proxy extends Construct implements Home {
   readonly balancer: elb.ApplicationLoadBalancer;
@@ -53,7 +55,13 @@ export class Proxy extends Construct implements Home {
     const task = this.task(settings, proxy);
     const container = this.program(task, settings);
     this.variables = new Variables((name, value) => container.addEnvironment(name, value));
-    this.variables.set(this, { BIND: '0.0.0.0', PORT: String(PORT), LOG_FORMAT: 'json', RUST_LOG: 'info' });
+    this.variables.set(this, {
+      BIND: '0.0.0.0',
+      PORT: String(PORT),
+      DRAIN_SECONDS: String(DRAIN.toSeconds()),
+      LOG_FORMAT: 'json',
+      RUST_LOG: 'info',
+    });
     this.role = task.taskRole;
     const group = new ec2.SecurityGroup(this, 'Group', {
       vpc: network.vpc,

@@ -122,15 +122,16 @@ test('the function can be given invocations of its own', () => {
 });
 
 test('a task that is told to end has ended by itself before it is killed', () => {
+  type Container = { StopTimeout: number; Environment: { Name: string; Value: string }[] };
   for (const name of STAGES) {
-    const { ContainerDefinitions } = only(stage(name), 'AWS::ECS::TaskDefinition', 'Browsers');
-    const [container] = ContainerDefinitions as {
-      StopTimeout: number;
-      Environment: { Name: string; Value: string }[];
-    }[];
-    const drain = container!.Environment.find((variable) => variable.Name === 'DRAIN_SECONDS');
-    assert.ok(Number(drain?.Value) < container!.StopTimeout);
-    assert.ok(container!.StopTimeout <= 120, 'Fargate allows no more');
+    const tasks = resources(stage(name), 'AWS::ECS::TaskDefinition');
+    assert.equal(tasks.length, stages[name].proxy ? 2 : 1);
+    for (const { ContainerDefinitions } of tasks) {
+      const [container] = ContainerDefinitions as Container[];
+      const drain = container!.Environment.find((variable) => variable.Name === 'DRAIN_SECONDS');
+      assert.ok(Number(drain?.Value) < container!.StopTimeout);
+      assert.ok(container!.StopTimeout <= 120, 'Fargate allows no more');
+    }
   }
 });
 
