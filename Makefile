@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test test-e2e test-lambda chaos fuzz example lint format lambda bench bench-lambda prerequisites
+.PHONY: help run test test-e2e test-lambda test-cdk chaos fuzz example lint format lambda synth deploy bench bench-lambda prerequisites
 
 # rustup puts cargo here, and not every shell has it on its path.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -27,6 +27,10 @@ test-lambda: lambda ## what `make lambda` packed, driven as Lambda drives it, an
 	WALLCRAWLER_BOOTSTRAP=$(CURDIR)/target/lambda/bootstrap WALLCRAWLER_FREEZES=1000 \
 		cargo test --test it -- lambda::bootstrap lambda::relay
 
+test-cdk: ## what is deployed to AWS, as far as it can be tried without an account: types, tests, cdk-nag, linters
+	@scripts/prerequisites cdk
+	@scripts/test-cdk
+
 # The shell has a SECONDS of its own, which counts; this is the one that was given.
 chaos: export SECONDS := $(or $(SECONDS),300)
 chaos: ## everything killed, frozen and cut off at once; SECONDS=300 SEED=7 says for how long, and which storm
@@ -51,6 +55,14 @@ format: ## put the Rust code into shape
 lambda: ## the function, built and packed: target/lambda/wallcrawler.zip; ARCH=arm64 for Graviton, in target/lambda/arm64
 	@scripts/prerequisites lambda
 	@scripts/lambda
+
+synth: ## the templates of all stages, in cdk/cdk.out: needs no account, no Docker, no built function
+	@scripts/prerequisites cdk
+	@scripts/synth
+
+deploy: ## all of it into the AWS account that the shell is logged in to; STAGE=dev, staging or prod
+	@scripts/prerequisites cdk
+	@scripts/deploy "$(STAGE)"
 
 bench: ## the measurements of the server that the README quotes
 	@scripts/prerequisites run
