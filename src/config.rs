@@ -81,6 +81,8 @@ pub struct Config {
     /// `None`: containers are child processes, where there can be any.
     pub ecs: Option<EcsOptions>,
     pub connect_wait: Duration,
+    /// How long a client's connection may be idle between requests.
+    pub keep_alive: Duration,
     /// How long open sockets may go on after a shutdown was asked for.
     pub drain: Duration,
     pub warm_browsers: u32,
@@ -258,6 +260,8 @@ impl Config {
             policy,
             ecs,
             connect_wait: env.seconds("CONNECT_WAIT_SECONDS", 120.0, 3_600.0),
+            // Longer than a load balancer of AWS keeps its own by default.
+            keep_alive: env.seconds("KEEP_ALIVE_SECONDS", 75.0, 86_400.0),
             // Fargate kills a task two minutes after it has asked it to end. Whoever develops ends it and wants it gone.
             drain: env.seconds("DRAIN_SECONDS", if dev { 0.0 } else { 110.0 }, 3_600.0),
             warm_browsers: u32::try_from(env.number("WARM_BROWSERS", 1, 0..=100)).unwrap_or(1),

@@ -70,6 +70,7 @@ pub struct Server {
     background: Vec<JoinHandle<()>>,
     root: PathBuf,
     drain: Duration,
+    keep_alive: Duration,
 }
 
 impl Server {
@@ -107,7 +108,7 @@ impl Server {
         // Containers on this machine come in through loopback, whatever else is listened on.
         let host = if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { url_host(address) };
         let api_endpoint = format!("http://{host}:{}", address.port());
-        let (prefix, drain) = (config.key_prefix.clone(), config.drain);
+        let (prefix, drain, keep_alive) = (config.key_prefix.clone(), config.drain, config.keep_alive);
         let emulator = emulator(&config);
         let push = match &emulator {
             Some(emulator) => Some(Box::new(emulator.clone()) as Box<dyn Push>),
@@ -124,12 +125,12 @@ impl Server {
             tokio::spawn(tick(app.clone())),
             tokio::spawn(watch_exits(app.clone(), exits)),
         ];
-        Ok(Self { app, address, local, listener, emulator, redis, background, root, drain })
+        Ok(Self { app, address, local, listener, emulator, redis, background, root, drain, keep_alive })
     }
 
     /// Serves until `shutdown` resolves, then ends everything in order.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), ServerError> {
-        let Self { app, local, listener, emulator, redis, background, root, drain, .. } = self;
+        let Self { app, local, listener, emulator, redis, background, root, drain, keep_alive, .. } = self;
         let emulator = emulator.map_or_else(Router::new, |emulator| {
             emulator.routes(Arc::new(app.clone()), app.sockets.clone(), app.stopping.clone())
         });
@@ -138,7 +139,7 @@ impl Server {
         let serving = tokio::spawn(native::serve(
             listener,
             router,
-            ServeOptions::default(),
+            ServeOptions { keep_alive, ..ServeOptions::default() },
             stop_serving.clone().cancelled_owned(),
         ));
         shutdown.await;

@@ -18,11 +18,12 @@ import type { ProxySettings, Settings } from './settings.js';
 
 const PORT = 8080;
 /**
- * The most that the balancer knows. The proxy pings each client every 20 s, so this is not what ends sockets. But to the
- * balancer it holds for its idle connections to proxies, too, which close them after 75 s (`keep_alive` in
- * src/native.rs): a request that meets a closing one is answered 502.
+ * The most that the balancer knows. The proxy pings each client every 20 s, so this is not what ends sockets. To the
+ * balancer it holds for its idle connections to proxies, too.
  */
 const IDLE_TIMEOUT = Duration.seconds(4_000);
+/** How long a proxy keeps those: longer, or a request that meets a closing one is answered 502. */
+const KEEP_ALIVE = Duration.seconds(4_060);
 /**
  * The most there is: how long the sockets of a proxy that is replaced may go on. New ones go to its successors, and
  * ECS stops the task when the last one has closed, or when this is over.
@@ -59,6 +60,7 @@ export class Proxy extends Construct implements Home {
       BIND: '0.0.0.0',
       PORT: String(PORT),
       DRAIN_SECONDS: String(DRAIN.toSeconds()),
+      KEEP_ALIVE_SECONDS: String(KEEP_ALIVE.toSeconds()),
       LOG_FORMAT: 'json',
       RUST_LOG: 'info',
     });

@@ -142,7 +142,7 @@ test('what is set arrives in the template, at the function and at the proxies', 
 });
 
 test('function and proxies are told the same, to the letter, by the same constructs', () => {
-  const ownAffairs = new Set(['BIND', 'PORT', 'LOG_FORMAT', 'RUST_LOG', 'DRAIN_SECONDS']);
+  const ownAffairs = new Set(['BIND', 'PORT', 'LOG_FORMAT', 'RUST_LOG', 'DRAIN_SECONDS', 'KEEP_ALIVE_SECONDS']);
   for (const name of STAGES) {
     const { controlPlane, proxy } = stage(name).stack.homes;
     if (!proxy) continue;

@@ -135,6 +135,19 @@ test('a task that is told to end has ended by itself before it is killed', () =>
   }
 });
 
+test('a proxy keeps an idle connection longer than the balancer in front of it does', () => {
+  for (const name of STAGES) {
+    if (!stages[name].proxy) continue;
+    const proxy = only(stage(name), 'AWS::ECS::TaskDefinition', 'Proxy');
+    const [container] = proxy.ContainerDefinitions as { Environment: { Name: string; Value: string }[] }[];
+    const kept = container!.Environment.find((variable) => variable.Name === 'KEEP_ALIVE_SECONDS');
+    const [balancer] = resources(stage(name), 'AWS::ElasticLoadBalancingV2::LoadBalancer');
+    const attributes = balancer!.LoadBalancerAttributes as { Key: string; Value: string }[];
+    const idle = attributes.find((attribute) => attribute.Key === 'idle_timeout.timeout_seconds');
+    assert.ok(Number(kept?.Value) > Number(idle?.Value), name);
+  }
+});
+
 test('a client that is refused is told why, and no message is answered by the route', () => {
   const made = stage('dev');
   const routes = made.template.findResources('AWS::ApiGatewayV2::Route');
