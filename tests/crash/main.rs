@@ -19,6 +19,7 @@ mod scene;
 mod secrets_in_the_log;
 mod server_restart;
 mod service;
+mod slow_ecs;
 mod starting;
 #[path = "../common/world.rs"]
 #[allow(dead_code)]
