@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::container::FleetPolicy;
 use crate::ids::{ContainerId, ProjectId, SessionId, UserId};
 
 /// How many clients may be connected to one session at a time. Each costs sockets on three machines; a swarm of agents
@@ -170,6 +171,12 @@ pub struct Outlook {
     pub at_ms: u64,
     /// Slots that are free: whoever finds one is served at once.
     pub free: u64,
+    /// Containers that are on their way.
+    pub starting: u64,
+    /// When the first of them must have come.
+    pub first_deadline_ms: u64,
+    /// How long containers have taken to come lately; 0: none has.
+    pub start_took_ms: u64,
 }
 
 impl Outlook {
@@ -178,13 +185,21 @@ impl Outlook {
     /// When less than this is left, nothing is known any more.
     const UNKNOWN: f64 = 0.5;
 
-    /// How long it takes until whoever has that place in the queue (from 1) has left it, in milliseconds, if it goes on
-    /// like this. `None` if nobody has left it for so long that there is nothing to go by.
-    pub fn wait_ms(self, place: u64, now_ms: u64) -> Option<u64> {
+    /// How long it takes until whoever has that place in the queue (from 1) has left it, in milliseconds: as long as the
+    /// containers that are on their way still need, if they have room for it and come as others have come; or if it
+    /// goes on like lately. `None` if there is nothing to go by.
+    pub fn wait_ms(self, place: u64, policy: &FleetPolicy, now_ms: u64) -> Option<u64> {
         let before = place.saturating_sub(self.free);
         if before == 0 {
             return Some(0);
         }
+        let fits = before <= self.starting.saturating_mul(policy.sessions_per_container);
+        let began_ms = self.first_deadline_ms.saturating_sub(policy.start_wait_ms);
+        let start = (fits && self.start_took_ms > 0).then(|| (began_ms + self.start_took_ms).saturating_sub(now_ms));
+        [start, self.at_the_rate(before, now_ms)].into_iter().flatten().min()
+    }
+
+    fn at_the_rate(self, before: u64, now_ms: u64) -> Option<u64> {
         let age_ms = now_ms.saturating_sub(self.at_ms) as f64;
         // What comes in at a steady rate adds up to the rate times the fading time.
         let lately = self.lately * (-age_ms / Self::FADES_MS).exp();
@@ -208,6 +223,19 @@ pub struct NewSession {
 mod tests {
     use super::*;
 
+    fn policy() -> FleetPolicy {
+        FleetPolicy {
+            sessions_per_container: 10,
+            warm_slots: 0,
+            min_containers: 0,
+            max_containers: 10,
+            start_wait_ms: 30_000,
+            idle_ms: 300_000,
+            lost_after_ms: 15_000,
+            blind_after_ms: 5_000,
+        }
+    }
+
     #[test]
     fn a_queue_that_moves_steadily_is_reckoned_with_at_its_rate() {
         // Two a second, for ten minutes.
@@ -215,15 +243,32 @@ mod tests {
         for _ in 0..1_200 {
             lately = lately * (-(step_ms as f64) / 60_000.0).exp() + 1.0;
         }
-        let outlook = Outlook { lately, at_ms: 1_000_000, free: 0 };
-        let wait = outlook.wait_ms(10, 1_000_000).expect("known");
+        let outlook = Outlook { lately, at_ms: 1_000_000, ..Outlook::default() };
+        let policy = policy();
+        let wait = outlook.wait_ms(10, &policy, 1_000_000).expect("known");
         assert!((4_800..5_200).contains(&wait), "{wait} ms for ten places");
         // While nobody is served the estimate grows, and in the end there is none.
-        assert!(outlook.wait_ms(10, 1_060_000).expect("known") > 2 * wait);
-        assert_eq!(outlook.wait_ms(10, 1_600_000), None);
-        assert_eq!(Outlook::default().wait_ms(1, 1_000_000), None);
+        assert!(outlook.wait_ms(10, &policy, 1_060_000).expect("known") > 2 * wait);
+        assert_eq!(outlook.wait_ms(10, &policy, 1_600_000), None);
+        assert_eq!(Outlook::default().wait_ms(1, &policy, 1_000_000), None);
         let free = Outlook { free: 3, ..outlook };
-        assert_eq!((free.wait_ms(3, 1_000_000), free.wait_ms(13, 1_000_000)), (Some(0), Some(wait)));
+        assert_eq!((free.wait_ms(3, &policy, 1_000_000), free.wait_ms(13, &policy, 1_000_000)), (Some(0), Some(wait)));
+    }
+
+    #[test]
+    fn who_has_a_place_in_a_container_on_its_way_waits_as_long_as_others_took_to_come() {
+        let policy = policy();
+        // Asked for at 970 s, to be there by 1,000 s; the last ones took 20.
+        let starting = Outlook { starting: 2, first_deadline_ms: 1_000_000, ..Outlook::default() };
+        assert_eq!(starting.wait_ms(1, &policy, 975_000), None, "none has come yet: who knows");
+        let outlook = Outlook { start_took_ms: 20_000, ..starting };
+        assert_eq!(outlook.wait_ms(1, &policy, 975_000), Some(15_000));
+        assert_eq!(outlook.wait_ms(20, &policy, 975_000), Some(15_000));
+        assert_eq!(outlook.wait_ms(21, &policy, 975_000), None, "there is no room for it");
+        assert_eq!(outlook.wait_ms(1, &policy, 995_000), Some(0), "at any moment");
+        // Where others leave sooner, that is how it is served.
+        let moving = Outlook { lately: 60.0, at_ms: 975_000, ..outlook };
+        assert_eq!(moving.wait_ms(1, &policy, 975_000), Some(1_000));
     }
 
     #[test]

@@ -328,6 +328,7 @@ impl Store {
                     "again": look.again,
                     "yield_for": look.yield_for.as_millis() as u64,
                     "start_wait": limits.browser_wait_ms,
+                    "launch_wait": policy.start_wait_ms,
                     "max_containers": policy.max_containers,
                     "queue_wait": limits.queue_wait_ms,
                     "max_leases": limits.max_leases,

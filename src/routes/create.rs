@@ -129,7 +129,7 @@ pub async fn create(
                 "queue_full",
                 "all browsers are taken, and the queue is full",
             );
-            let wait_ms = outlook.wait_ms(1, now_ms());
+            let wait_ms = outlook.wait_ms(1, &app.policy, now_ms());
             error.retry_after_ms(wait_ms.map_or(FULL_RETRY_MS, |ms| ms.clamp(*RETRY_MS.start(), *RETRY_MS.end())))
         }
         Created::UserLimit => {

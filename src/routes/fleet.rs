@@ -130,7 +130,7 @@ fn view(fleet: FleetSnapshot, plan: Plan, decisions: Vec<Value>, policy: &FleetP
             length: queue.length,
             users: queue.users,
             since: queue.since_ms.map(rfc3339),
-            estimated_wait_ms: queue.outlook.wait_ms(queue.length + 1, now_ms),
+            estimated_wait_ms: queue.outlook.wait_ms(queue.length + 1, policy, now_ms),
         },
         slots: SlotsView { total: fleet.slots, used: fleet.used },
         containers: fleet

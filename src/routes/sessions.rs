@@ -60,7 +60,7 @@ pub struct SessionView {
     active_connections: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     queue_position: Option<u64>,
-    /// At the rate at which the queue has moved lately, if it has.
+    /// By what is on its way, or at the rate at which the queue has moved lately.
     #[serde(skip_serializing_if = "Option::is_none")]
     estimated_wait_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -101,7 +101,9 @@ fn view(app: &App, tokens: &Tokens, headers: &HeaderMap, session: Session) -> Se
         task_arn: session.task_arn,
         active_connections: session.active_connections,
         queue_position: session.queue_position,
-        estimated_wait_ms: session.queue_position.and_then(|places| session.outlook.wait_ms(places, now_ms())),
+        estimated_wait_ms: session
+            .queue_position
+            .and_then(|places| session.outlook.wait_ms(places, &app.policy, now_ms())),
         ended_at: session.ended_at_ms.map(rfc3339),
         end_reason: session.end_reason,
     }

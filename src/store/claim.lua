@@ -2,7 +2,7 @@
 -- while it has room.
 -- ARGV: now, container, address?, max, current, reported? (ids the container holds), phase, launched,
 --   task_arn?, process? (its name), first (true: that process has had no answer yet), claim (this one's name), again (true: it has looked before, and waits), yield_for (how long a session is
---   left to a fuller container), start_wait, max_containers, queue_wait, max_leases, retention
+--   left to a fuller container), start_wait, launch_wait (what a container may take to come), max_containers, queue_wait, max_leases, retention
 -- Replies: claimed, drain (0 or 1), [id to end..], [session..], next (it is the one to look soon), yields (look again
 --            when `yield_for` is over) or waits
 --          surplus, [id to end..]     started by us, given up meanwhile, and one too many
@@ -30,7 +30,9 @@ end
 
 if a.again and redis.call('HGET', key, 'claim') ~= a.claim then return { 'superseded' } end
 if redis.call('EXISTS', key) == 0 then
+  local deadline = redis.call('ZSCORE', STARTING, a.container)
   local expected = redis.call('ZREM', STARTING, a.container) == 1
+  if a.launched and expected then note_came(math.max(0, a.now - (tonumber(deadline) - a.launch_wait))) end
   local full = redis.call('ZCARD', STARTING) + redis.call('ZCARD', CONTAINERS) >= a.max_containers
   if a.launched and not expected and full then return { 'surplus', reported } end
   redis.call('HSET', key, 'containerId', a.container, 'startedAt', a.now, 'idleSince', a.now,

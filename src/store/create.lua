@@ -8,7 +8,7 @@
 --          again, session           the same Idempotency-Key and body made it before, or an attempt whose answer was lost
 --          conflict                 the same key, another body
 --          forgotten                the same key and body, but its session is no longer kept
---          queue_full, how many were served lately, when that was noted, slots that are free
+--          queue_full, outlook
 --          user_limit
 --          too_fast, until one more may be created, until all may
 -- Atomic, or: two creates at the limit both get in; two repeated creates are given the same session; N creates at zero

@@ -154,10 +154,18 @@ impl Reply {
         Ok(Some(Route { session: parse("session", &session)?, address, secret }))
     }
 
-    /// How fast the queue moves.
+    /// How fast the queue moves, and what is on its way.
     pub fn outlook(&mut self) -> Result<Outlook, StoreError> {
-        let (lately, at_ms) = (self.text()?, self.text()?);
-        Ok(Outlook { lately: parse("rate", &lately)?, at_ms: parse("time", &at_ms)?, free: self.number()? })
+        let mut parts = self.list()?;
+        let (lately, at_ms) = (parts.text()?, parts.text()?);
+        Ok(Outlook {
+            lately: parse("rate", &lately)?,
+            at_ms: parse("time", &at_ms)?,
+            free: parts.number()?,
+            starting: parts.number()?,
+            first_deadline_ms: parts.number()?,
+            start_took_ms: parts.number()?,
+        })
     }
 
     /// A session as `shared.lua` lays it out: fields, connections, place in the queue from 0, and how fast that moves.

@@ -129,11 +129,20 @@ local function note_drained(count, now)
   redis.call('HSET', FLEET, 'drained', string.format('%.6f', lately), 'drainedAt', now)
 end
 
--- What can be said of how long somebody will wait: how fast the queue moves, and how many slots are free.
+-- How long a container takes to come, of which the latest count for most.
+local function note_came(took)
+  local before = redis.call('HGET', FLEET, 'startTook')
+  redis.call('HSET', FLEET, 'startTook', math.floor(before and tonumber(before) * 0.7 + took * 0.3 or took))
+end
+
+-- What can be said of how long somebody will wait: how fast the queue moves, how many slots are free, how many containers
+-- are on their way, when the first of them must have come, and how long they take. In a list of its own.
 local function outlook()
-  local fleet = redis.call('HMGET', FLEET, 'slots', 'used')
+  local fleet = redis.call('HMGET', FLEET, 'slots', 'used', 'startTook')
   local lately, at = drained()
-  return lately, at, math.max(0, number(fleet[1]) - number(fleet[2]))
+  local first = redis.call('ZRANGE', STARTING, 0, 0, 'WITHSCORES')
+  local free = math.max(0, number(fleet[1]) - number(fleet[2]))
+  return { lately, at, free, redis.call('ZCARD', STARTING), number(first[2]), number(fleet[3]) }
 end
 
 -- The session as the API shows it.

@@ -4,8 +4,7 @@
 -- Replies: snapshot, watched_since, looked_at, slots, used, [container fields..], [id, deadline, ..], [server id, last beat, ..],
 --   [failed starts, until when none is tried, when the last one failed, why, until when none is tried as too much was
 --   asked of the fleet],
---   [sessions waiting, users waiting, since when the first of them or 0, how many were served lately, when that was
---   noted, slots that are free], [decision..]
+--   [sessions waiting, users waiting, since when the first of them or 0, outlook], [decision..]
 -- `watched_since` is when this began to be looked at without a gap longer than `blind_after`: after an
 --   outage, or with no server running, every heartbeat is old, and nobody must be judged by that.
 -- Atomic, or: a container that registers between two reads counts twice, or not at all.

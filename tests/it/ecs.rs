@@ -408,6 +408,27 @@ async fn a_task_that_nobody_knows_is_stopped_if_it_had_its_time_and_is_ours() {
     assert_eq!(left, [ours, foreign.container_id.to_string()].into());
 }
 
+#[tokio::test]
+async fn who_waits_for_a_task_is_told_how_long_others_have_taken_to_come() {
+    let moto = Moto::start().await;
+    let world = world(&moto, &[("MAX_SESSIONS_PER_CONTAINER", "1")]).await;
+    let client = world.client("key-one");
+    let first = client.create().await;
+    let estimate = async |id: &str| client.get(&format!("/sessions/{id}")).await.body["estimatedWaitMs"].as_u64();
+    assert_eq!(estimate(&first).await, None, "none has come yet");
+    // As if it had been asked for forty seconds ago.
+    let id: String = reserved(&world).await.into_iter().next().expect("reserved");
+    let redis = world.redis.client().await;
+    let deadline = (now_ms() + 80_000).to_string();
+    redis_command(&redis, &["ZADD", "containers-starting", &deadline, &id]).await;
+    assert_eq!(claimed(&come(&world, &id, 1).await), std::slice::from_ref(&first));
+
+    let second = client.create().await;
+    let told = estimate(&second).await.expect("one has come");
+    assert!((35_000..=41_000).contains(&told), "{told}");
+    contents(&world).await.check();
+}
+
 /// Taken out: what `EcsFleet` keeps of its last listing, and there are eight for each that is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thirty_that_fall_silent_together_are_looked_up_in_one_listing_and_stopped() {
