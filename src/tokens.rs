@@ -148,6 +148,11 @@ impl Tokens {
 
     /// Whom the token speaks for.
     pub fn verify(&self, token: &str, now_ms: u64) -> Result<Subject, TokenError> {
+        self.verify_until(token, now_ms).map(|(subject, _)| subject)
+    }
+
+    /// The same, and until when it does, in milliseconds since the Unix epoch.
+    pub fn verify_until(&self, token: &str, now_ms: u64) -> Result<(Subject, u64), TokenError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::Invalid);
         }
@@ -174,7 +179,7 @@ impl Tokens {
             (Role::Container, None) => claims.sub.parse().ok().map(Subject::Container),
             (Role::Connect | Role::View, None) | (Role::Container, Some(_)) => None,
         };
-        subject.ok_or(TokenError::Invalid)
+        Ok((subject.ok_or(TokenError::Invalid)?, claims.exp.saturating_mul(1_000)))
     }
 }
 
