@@ -94,7 +94,9 @@ impl ContainerClient {
 
     /// A file of the DevTools that its browser brings, with its type.
     pub async fn devtools_file(&self, route: &Route, path: &str) -> Result<(HeaderMap, Bytes), ContainerError> {
-        timeout(ANSWER_TIMEOUT, self.read(route, &format!("devtools/{path}"))).await.map_err(|_| ContainerError::Late)?
+        timeout(ANSWER_TIMEOUT, self.read(route, &format!("devtools/{path}")))
+            .await
+            .map_err(|_| ContainerError::Late)?
     }
 
     async fn read(&self, route: &Route, what: &str) -> Result<(HeaderMap, Bytes), ContainerError> {

@@ -121,7 +121,8 @@ async fn open(route: &Route, wanted: Wanted, request: &mut Request) -> Result<Re
     })?;
     let endpoint = &route.door.endpoint;
     // Chrome would open whatever it knows by that id: workers, frames, and the browser itself.
-    let pages = timeout(DIAL_TIMEOUT, devtools::pages(endpoint.port)).await.map_err(|_| late())?.map_err(unreachable)?;
+    let pages =
+        timeout(DIAL_TIMEOUT, devtools::pages(endpoint.port)).await.map_err(|_| late())?.map_err(unreachable)?;
     let page = pages
         .into_iter()
         .find(|page| wanted.page.as_ref().is_none_or(|id| *id == page.id))

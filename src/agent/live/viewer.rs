@@ -152,9 +152,9 @@ fn kind(text: &str) -> Kind {
         Ok(Head { method: Some(method), .. }) => match &*method {
             "Page.screencastFrame" => Kind::Picture,
             "Inspector.detached" => Kind::Detached,
-            "Page.screencastVisibilityChanged"
-            | "Inspector.targetCrashed"
-            | "Inspector.targetReloadedAfterCrash" => Kind::Other,
+            "Page.screencastVisibilityChanged" | "Inspector.targetCrashed" | "Inspector.targetReloadedAfterCrash" => {
+                Kind::Other
+            }
             _ => Kind::NotForViewers,
         },
         _ => Kind::NotForViewers,
@@ -292,7 +292,8 @@ mod tests {
         let elsewhere = r#"{"id":1,"method":"Page.stopScreencast","sessionId":"ABC"}"#;
         assert_eq!(refusal(elsewhere, 9)["error"]["code"], REFUSED);
         let start = r#"{"id":7,"method":"Page.start\u0053creencast","x":1,"params":{"format":"png","maxWidth":100000,"more":{}}}"#;
-        let anew = r#"{"id":7,"method":"Page.startScreencast","params":{"format":"png","maxWidth":2560,"maxHeight":2560}}"#;
+        let anew =
+            r#"{"id":7,"method":"Page.startScreencast","params":{"format":"png","maxWidth":2560,"maxHeight":2560}}"#;
         assert_eq!(judge(start, 0), Ok(Command::Other(anew.to_owned())));
         for odd in [r#"{"format":"exe"}"#, r#"{"quality":900}"#, r#"{"maxWidth":-1}"#, "7", "[]"] {
             let start = format!(r#"{{"id":7,"method":"Page.startScreencast","params":{odd}}}"#);
