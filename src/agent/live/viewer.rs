@@ -45,7 +45,7 @@ pub async fn serve(client: Leg, page: Leg, mut open: watch::Receiver<()>) {
     keep_alive(&client);
     let client = socket(client, Role::Server, MAX_SAID).await;
     let page = socket(page, Role::Client, MAX_PICTURE).await;
-    let mut viewer = Viewer { client, page, owed: 0, detached: false };
+    let mut viewer = Viewer { client, page, owed: Owed::default(), detached: false };
     let watched = viewer.run();
     tokio::pin!(watched);
     tokio::select! {
@@ -68,8 +68,7 @@ async fn socket(Leg { stream, read_ahead }: Leg, role: Role, largest: usize) -> 
 struct Viewer {
     client: Socket,
     page: Socket,
-    /// Pictures that the viewer has and has not acknowledged.
-    owed: u32,
+    owed: Owed,
     /// The page has said that it goes.
     detached: bool,
 }
@@ -79,12 +78,8 @@ impl Viewer {
         loop {
             tokio::select! {
                 said = self.client.next() => match said {
-                    Some(Ok(Message::Text(text))) => match judge(&text, self.owed) {
-                        Ok(Command::Ack(command)) => {
-                            self.owed -= 1;
-                            self.page.send(Message::text(command)).await?;
-                        }
-                        Ok(Command::Other(command)) => self.page.send(Message::text(command)).await?,
+                    Some(Ok(Message::Text(text))) => match judge(&text, &mut self.owed) {
+                        Ok(command) => self.page.send(Message::text(command)).await?,
                         Err(answer) => self.tell(Message::text(answer)).await?,
                     },
                     Some(Ok(Message::Binary(_))) => self.tell(Message::text(error(None, NOT_A_COMMAND, "it is no text"))).await?,
@@ -103,9 +98,9 @@ impl Viewer {
 
     async fn show(&mut self, text: &str) -> Result<(), Error> {
         match kind(text) {
-            Kind::Picture => {
+            Kind::Picture(number) => {
                 self.tell(Message::text(text)).await?;
-                self.owed = self.owed.saturating_add(1);
+                self.owed.taken(number);
             }
             Kind::Detached => self.detached = true,
             Kind::Other => self.tell(Message::text(text)).await?,
@@ -130,10 +125,33 @@ impl Viewer {
     }
 }
 
+/// The pictures that a viewer has taken and not acknowledged. Chrome numbers each run of them, and heeds only what
+/// acknowledges those of the run that is on; to it one is as good as another.
+#[derive(Debug, Default)]
+struct Owed {
+    run: i64,
+    count: u32,
+}
+
+impl Owed {
+    fn taken(&mut self, run: i64) {
+        let before = if self.run == run { self.count } else { 0 };
+        *self = Self { run, count: before.saturating_add(1) };
+    }
+
+    /// Whether one of them is now acknowledged.
+    fn acknowledge(&mut self, run: i64) -> bool {
+        let owed = self.run == run && self.count > 0;
+        self.count -= u32::from(owed);
+        owed
+    }
+}
+
 /// What the browser says.
 #[derive(Debug, PartialEq, Eq)]
 enum Kind {
-    Picture,
+    /// Of that run.
+    Picture(i64),
     Detached,
     /// An answer, or whether the page is visible at all, or has crashed.
     Other,
@@ -146,26 +164,27 @@ fn kind(text: &str) -> Kind {
         id: Option<i64>,
         #[serde(borrow)]
         method: Option<Cow<'a, str>>,
+        #[serde(default)]
+        params: Params,
+    }
+    #[derive(Deserialize, Default)]
+    struct Params {
+        #[serde(rename = "sessionId")]
+        run: Option<i64>,
     }
     match serde_json::from_str(text) {
         Ok(Head { id: Some(_), .. }) => Kind::Other,
-        Ok(Head { method: Some(method), .. }) => match &*method {
-            "Page.screencastFrame" => Kind::Picture,
-            "Inspector.detached" => Kind::Detached,
-            "Page.screencastVisibilityChanged" | "Inspector.targetCrashed" | "Inspector.targetReloadedAfterCrash" => {
-                Kind::Other
-            }
+        Ok(Head { method: Some(method), params, .. }) => match (&*method, params.run) {
+            ("Page.screencastFrame", Some(run)) => Kind::Picture(run),
+            ("Inspector.detached", _) => Kind::Detached,
+            (
+                "Page.screencastVisibilityChanged" | "Inspector.targetCrashed" | "Inspector.targetReloadedAfterCrash",
+                _,
+            ) => Kind::Other,
             _ => Kind::NotForViewers,
         },
         _ => Kind::NotForViewers,
     }
-}
-
-/// What goes to the browser.
-#[derive(Debug, PartialEq, Eq)]
-enum Command {
-    Ack(String),
-    Other(String),
 }
 
 /// Twice the same field is none that is understood.
@@ -208,9 +227,8 @@ struct Ack {
     session_id: i64,
 }
 
-/// What a viewer said as the browser gets it, or the answer that it gets instead. `owed`: the pictures it has not
-/// acknowledged.
-fn judge(text: &str, owed: u32) -> Result<Command, String> {
+/// What a viewer said as the browser gets it, or the answer that it gets instead.
+fn judge(text: &str, owed: &mut Owed) -> Result<String, String> {
     let Said { id, method, params, session } =
         serde_json::from_str(text).map_err(|_| error(None, NOT_A_COMMAND, "it is no command with an id"))?;
     let refuse = |why: &str| error(Some(id), REFUSED, &format!("{method} is refused here: {why}"));
@@ -224,13 +242,16 @@ fn judge(text: &str, owed: u32) -> Result<Command, String> {
         "Page.startScreencast" => {
             let start: Start = serde_json::from_value(params).map_err(unreadable)?;
             let start = Start { max_width: side(start.max_width), max_height: side(start.max_height), ..start };
-            Ok(Command::Other(command(id, &method, &start)))
+            Ok(command(id, &method, &start))
         }
-        "Page.stopScreencast" => Ok(Command::Other(command(id, &method, &json!({})))),
-        "Page.screencastFrameAck" if owed == 0 => Err(refuse("no picture waits for it")),
+        "Page.stopScreencast" => Ok(command(id, &method, &json!({}))),
         "Page.screencastFrameAck" => {
             let ack: Ack = serde_json::from_value(params).map_err(unreadable)?;
-            Ok(Command::Ack(command(id, &method, &ack)))
+            if owed.acknowledge(ack.session_id) {
+                Ok(command(id, &method, &ack))
+            } else {
+                Err(refuse("no picture waits for it"))
+            }
         }
         _ => Err(refuse("who watches can do nothing else than watch")),
     }
@@ -253,8 +274,9 @@ fn error(id: Option<i64>, code: i64, message: &str) -> String {
 mod tests {
     use super::*;
 
-    fn refusal(text: &str, owed: u32) -> Value {
-        serde_json::from_str(&judge(text, owed).expect_err(text)).expect("JSON")
+    fn refusal(text: &str) -> Value {
+        let mut owed = Owed { run: 1, count: 9 };
+        serde_json::from_str(&judge(text, &mut owed).expect_err(text)).expect("JSON")
     }
 
     #[test]
@@ -277,46 +299,53 @@ mod tests {
             "Page.startScreencast ",
             "",
         ] {
-            let answer = refusal(&json!({ "id": 3, "method": method, "params": {} }).to_string(), 9);
+            let answer = refusal(&json!({ "id": 3, "method": method, "params": {} }).to_string());
             assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(3), &json!(REFUSED)), "{method}");
         }
         for none in ["", "[]", "{}", r#"{"id":1}"#, r#"{"method":"Page.stopScreencast"}"#, "\u{b}{}"] {
-            assert_eq!(refusal(none, 9)["error"]["code"], NOT_A_COMMAND, "{none}");
+            assert_eq!(refusal(none)["error"]["code"], NOT_A_COMMAND, "{none}");
         }
     }
 
     #[test]
     fn what_could_be_read_in_two_ways_is_not_passed_on_and_the_rest_is_written_anew() {
         let twice = r#"{"id":1,"method":"Page.stopScreencast","method":"Browser.close"}"#;
-        assert_eq!(refusal(twice, 9)["error"]["code"], NOT_A_COMMAND);
+        assert_eq!(refusal(twice)["error"]["code"], NOT_A_COMMAND);
         let elsewhere = r#"{"id":1,"method":"Page.stopScreencast","sessionId":"ABC"}"#;
-        assert_eq!(refusal(elsewhere, 9)["error"]["code"], REFUSED);
+        assert_eq!(refusal(elsewhere)["error"]["code"], REFUSED);
         let start = r#"{"id":7,"method":"Page.start\u0053creencast","x":1,"params":{"format":"png","maxWidth":100000,"more":{}}}"#;
         let anew =
             r#"{"id":7,"method":"Page.startScreencast","params":{"format":"png","maxWidth":2560,"maxHeight":2560}}"#;
-        assert_eq!(judge(start, 0), Ok(Command::Other(anew.to_owned())));
+        assert_eq!(judge(start, &mut Owed::default()), Ok(anew.to_owned()));
         for odd in [r#"{"format":"exe"}"#, r#"{"quality":900}"#, r#"{"maxWidth":-1}"#, "7", "[]"] {
             let start = format!(r#"{{"id":7,"method":"Page.startScreencast","params":{odd}}}"#);
-            assert_eq!(refusal(&start, 0)["error"]["code"], REFUSED, "{odd}");
+            assert_eq!(refusal(&start)["error"]["code"], REFUSED, "{odd}");
         }
     }
 
     #[test]
-    fn only_pictures_that_were_taken_can_be_acknowledged() {
-        let ack = r#"{"id":8,"method":"Page.screencastFrameAck","params":{"sessionId":1}}"#;
-        assert_eq!(judge(ack, 1), Ok(Command::Ack(ack.to_owned())));
-        assert_eq!(refusal(ack, 0)["error"]["code"], REFUSED);
+    fn only_pictures_that_were_taken_can_be_acknowledged_and_each_once() {
+        let ack = |run: i64| format!(r#"{{"id":8,"method":"Page.screencastFrameAck","params":{{"sessionId":{run}}}}}"#);
+        let mut owed = Owed::default();
+        assert!(judge(&ack(0), &mut owed).is_err(), "before the first");
+        for run in [1, 1, 2] {
+            owed.taken(run);
+        }
+        // What was not acknowledged before a new run is not owed in it.
+        assert!(judge(&ack(1), &mut owed).is_err());
+        assert_eq!(judge(&ack(2), &mut owed), Ok(ack(2)));
+        assert!(judge(&ack(2), &mut owed).is_err());
     }
 
     #[test]
     fn of_what_the_browser_says_a_viewer_gets_what_concerns_the_picture() {
         for (text, what) in [
-            (r#"{"method":"Page.screencastFrame","params":{"data":"AAAA"}}"#, Kind::Picture),
+            (r#"{"method":"Page.screencastFrame","params":{"data":"AAAA","sessionId":3}}"#, Kind::Picture(3)),
+            (r#"{"method":"Page.screencastFrame","params":{"data":"AAAA"}}"#, Kind::NotForViewers),
             (r#"{"id":1,"result":{}}"#, Kind::Other),
             (r#"{"method":"Inspector.detached","params":{"reason":"target_closed"}}"#, Kind::Detached),
             (r#"{"method":"Page.screencastVisibilityChanged","params":{"visible":true}}"#, Kind::Other),
             (r#"{"method":"Network.requestWillBeSent","params":{}}"#, Kind::NotForViewers),
-            (r#"{"method":"Page.screencastFrame","params":{},"sessionId":"A"}"#, Kind::Picture),
             ("{", Kind::NotForViewers),
         ] {
             assert_eq!(kind(text), what, "{text}");

@@ -38,6 +38,8 @@ function size() {
 }
 
 function start() {
+  // It does not begin anew by itself, with another size.
+  if (sized) send("Page.stopScreencast");
   sized = JSON.stringify(size());
   send("Page.startScreencast", { format: "jpeg", quality: 75, ...size() });
 }
@@ -56,6 +58,7 @@ function connect() {
   url.searchParams.set("token", token);
   if (page) url.searchParams.set("page", page);
   const opened = (socket = new WebSocket(url));
+  sized = "";
   opened.onopen = () => {
     retries = 0;
     start();
@@ -138,7 +141,7 @@ async function refresh() {
 }
 
 addEventListener("resize", () => {
-  if (JSON.stringify(size()) !== sized) start();
+  if (sized && JSON.stringify(size()) !== sized) start();
 });
 
 if (drives) {
