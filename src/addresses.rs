@@ -74,6 +74,21 @@ impl Addresses {
         format!("{base}{path}?sessionId={session}&token={token}")
     }
 
+    /// Where a session is watched with a web browser, or `None` if only a gateway is configured, which carries no pages
+    /// and no frames as large as a picture.
+    pub fn live_url(&self, headers: &HeaderMap) -> Option<String> {
+        match (self.cdp_endpoint.as_ref().or(self.load_balancer.as_ref()), &self.websocket_api) {
+            // ws -> http, wss -> https.
+            (Some(host), _) => {
+                let url = with_scheme(host);
+                let url = url.strip_prefix("ws").map_or_else(|| url.clone(), |rest| format!("http{rest}"));
+                Some(url.trim_end_matches('/').to_owned())
+            }
+            (None, Some(WebsocketApi::Aws { .. })) => None,
+            (None, _) => Some(self.base_url(headers)),
+        }
+    }
+
     /// This service as the client sees it.
     pub fn base_url(&self, headers: &HeaderMap) -> String {
         if let Some(url) = &self.public_url {

@@ -91,11 +91,16 @@ impl From<Unavailable> for ApiError {
 
 /// Whom a token speaks for.
 pub async fn verify_token(app: &App, token: &str) -> Result<Subject, ApiError> {
+    verify_token_until(app, token).await.map(|(subject, _)| subject)
+}
+
+/// The same, and until when it does, in milliseconds since the Unix epoch.
+pub async fn verify_token_until(app: &App, token: &str) -> Result<(Subject, u64), ApiError> {
     let now_ms = now_ms();
     let tokens = app.tokens.get(now_ms).await?;
-    let verified = match tokens.verify(token, now_ms) {
+    let verified = match tokens.verify_until(token, now_ms) {
         Err(TokenError::UnknownSecret) => match app.tokens.newer(&tokens, now_ms).await {
-            Some(tokens) => tokens.verify(token, now_ms),
+            Some(tokens) => tokens.verify_until(token, now_ms),
             None => Err(TokenError::UnknownSecret),
         },
         verified => verified,

@@ -1,21 +1,27 @@
-//! What the control plane asks of a container about the gateway clients of its sessions: plain HTTP on the inside of
-//! the network, with the session's secret.
+//! What the control plane asks of a container about its sessions, their gateway clients and pages: plain HTTP on the
+//! inside of the network, with the session's secret.
 
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use tokio::time::timeout;
 
 use crate::ids::ConnectionId;
-use crate::protocol::{CDP_SECRET_HEADER, MESSAGE_ID_HEADER};
+use crate::protocol::{CDP_SECRET_HEADER, MESSAGE_ID_HEADER, Page, PagesResponse};
 use crate::store::Route;
 
 /// How long a container may take to answer: longer than it waits for its browser to take a connection or a message.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long it may take to say which pages a browser has: somebody waits for the answer, and asks again.
+const PAGES_TIMEOUT: Duration = Duration::from_secs(3);
+/// Of an answer that has a body.
+const MAX_ANSWER: usize = 4 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A container closes what was idle for long; and a function that was frozen must not trust what it held.
 const IDLE: Duration = Duration::from_secs(20);
@@ -43,6 +49,8 @@ pub enum ContainerError {
     Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the container answered {0}")]
     Status(StatusCode),
+    #[error("the container's answer cannot be read")]
+    Unreadable,
 }
 
 impl Default for ContainerClient {
@@ -75,6 +83,35 @@ impl ContainerClient {
     /// Tells it that the client has gone.
     pub async fn close(&self, route: &Route, connection: &ConnectionId) -> Result<Answered, ContainerError> {
         self.ask(Method::DELETE, route, connection, "", Body::empty(), None).await
+    }
+
+    /// The pages of the session's browser, the one that was last active first.
+    pub async fn pages(&self, route: &Route) -> Result<Vec<Page>, ContainerError> {
+        let (_, body) = timeout(PAGES_TIMEOUT, self.read(route, "pages")).await.map_err(|_| ContainerError::Late)??;
+        let answer: PagesResponse = serde_json::from_slice(&body).map_err(|_| ContainerError::Unreadable)?;
+        Ok(answer.pages)
+    }
+
+    /// A file of the DevTools that its browser brings, with its type.
+    pub async fn devtools_file(&self, route: &Route, path: &str) -> Result<(HeaderMap, Bytes), ContainerError> {
+        timeout(ANSWER_TIMEOUT, self.read(route, &format!("devtools/{path}")))
+            .await
+            .map_err(|_| ContainerError::Late)?
+    }
+
+    async fn read(&self, route: &Route, what: &str) -> Result<(HeaderMap, Bytes), ContainerError> {
+        let unreachable = |error: Box<dyn std::error::Error + Send + Sync>| ContainerError::Unreachable(error);
+        let request = Request::get(format!("http://{}/sessions/{}/{what}", route.address, route.session))
+            .header(CDP_SECRET_HEADER, &route.secret)
+            .body(Body::empty())
+            .map_err(|error| unreachable(error.into()))?;
+        let answer = self.0.request(request).await.map_err(|error| unreachable(error.into()))?;
+        if !answer.status().is_success() {
+            return Err(ContainerError::Status(answer.status()));
+        }
+        let (parts, body) = answer.into_parts();
+        let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(unreachable)?;
+        Ok((parts.headers, body.to_bytes()))
     }
 
     async fn ask(

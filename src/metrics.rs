@@ -39,6 +39,7 @@ pub struct Metrics {
     pub containers_lost: Counter,
     looks: Family<LookLabels, Counter>,
     connections: Gauge,
+    viewers: Gauge,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -104,6 +105,7 @@ impl Default for Metrics {
             containers_lost: Counter::default(),
             looks: Family::default(),
             connections: Gauge::default(),
+            viewers: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register("sessions_created", "Sessions created", metrics.sessions_created.clone());
@@ -149,6 +151,7 @@ impl Default for Metrics {
             "Clients' connections that this server carries",
             metrics.connections.clone(),
         );
+        registry.register("viewers", "Sockets of those who watch", metrics.viewers.clone());
         Self { registry, ..metrics }
     }
 }
@@ -196,6 +199,12 @@ impl Metrics {
     pub fn connection(&self) -> OpenConnection {
         self.connections.inc();
         OpenConnection(self.connections.clone())
+    }
+
+    /// The same of one who watches.
+    pub fn viewer(&self) -> OpenConnection {
+        self.viewers.inc();
+        OpenConnection(self.viewers.clone())
     }
 
     /// All of it as text. `fleet` is `None` if Redis could not be asked.

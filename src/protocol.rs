@@ -1,5 +1,7 @@
 //! What a browser container and the control plane say to each other, and the limits both keep to.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -174,6 +176,55 @@ pub struct WaitingConnection {
 pub struct HeldMessage {
     pub message_id: String,
     pub text: String,
+}
+
+/// Answer to the container's own `GET /sessions/{id}/pages`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PagesResponse {
+    pub pages: Vec<Page>,
+}
+
+/// A page of a session's browser. What it says of itself is its user's, and not for the log.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Page {
+    pub id: PageId,
+    pub url: String,
+    pub title: String,
+    /// Empty if none is known.
+    pub favicon_url: String,
+}
+
+impl fmt::Debug for Page {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Page").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Chrome's name for a page: it can stand in a path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PageId(String);
+
+impl PageId {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for PageId {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let plain = (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        if plain { Ok(Self(text)) } else { Err("not a valid page id") }
+    }
+}
+
+impl From<PageId> for String {
+    fn from(id: PageId) -> Self {
+        id.0
+    }
 }
 
 /// Answer to `ended`.

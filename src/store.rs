@@ -83,6 +83,7 @@ scripts!(
     claim,
     ready,
     connect,
+    view,
     reach,
     disconnect,
     enter,
@@ -420,6 +421,27 @@ impl Store {
             "crowded" => Ok(Connect::Crowded),
             word => Err(unexpected("connect", word)),
         }
+    }
+
+    /// Where a session can be watched, and whose it is. Nothing is changed by it.
+    pub async fn view(&self, id: &SessionId) -> Result<Option<View>, StoreError> {
+        let mut reply = self.call(&self.scripts.view, json!({ "id": id })).await?;
+        let word = reply.word()?;
+        if word == "unknown" {
+            return Ok(None);
+        }
+        let user = reply::parse("user", &reply.text()?)?;
+        let at = match word.as_str() {
+            "ready" => {
+                let expires_at_ms = reply.number()?;
+                let route = reply.route()?.ok_or_else(|| unexpected("view", "an empty address"))?;
+                ViewedAt::Ready { route, expires_at_ms }
+            }
+            "waiting" => ViewedAt::Waiting,
+            "ended" => ViewedAt::Ended(reply::parse("end reason", &reply.text()?)?),
+            word => return Err(unexpected("view", word)),
+        };
+        Ok(Some(View { user, at }))
     }
 
     /// Notes that an entered connection has reached the browser. False: the session has ended or moved since.

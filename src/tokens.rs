@@ -162,6 +162,11 @@ impl Tokens {
 
     /// Whom the token speaks for.
     pub fn verify(&self, token: &str, now_ms: u64) -> Result<Subject, TokenError> {
+        self.verify_until(token, now_ms).map(|(subject, _)| subject)
+    }
+
+    /// The same, and until when it does, in milliseconds since the Unix epoch.
+    pub fn verify_until(&self, token: &str, now_ms: u64) -> Result<(Subject, u64), TokenError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::Invalid);
         }
@@ -192,7 +197,7 @@ impl Tokens {
             (Role::Service, None) => (claims.sub == SERVICE).then_some(Subject::Service),
             (Role::Connect | Role::View, None) | (Role::Container | Role::Service, Some(_)) => None,
         };
-        subject.ok_or(TokenError::Invalid)
+        Ok((subject.ok_or(TokenError::Invalid)?, claims.exp.saturating_mul(1_000)))
     }
 }
 

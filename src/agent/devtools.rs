@@ -1,4 +1,5 @@
-//! The little the agent itself says to a browser: is it there, and which page does it show. Everything else is the client's conversation.
+//! The little the agent itself says to a browser: is it there, and which pages does it show. Everything else is the client's
+//! conversation.
 
 use std::io;
 use std::time::Duration;
@@ -6,8 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper::Request;
+use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
@@ -16,11 +18,18 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use super::browser::Endpoint;
 use super::relay::DIAL_TIMEOUT;
+use crate::protocol::{Page, PageId};
 use crate::upgrade::{self, DialError, Leg};
 
 /// How often it is asked whether the first page is there: the port is open a few milliseconds earlier.
 const PAGE_POLL: Duration = Duration::from_millis(5);
 const MAX_ANSWER: usize = 1 << 20;
+/// A page's address may be all of its content.
+const MAX_LIST: usize = 64 << 20;
+/// The largest file of the DevTools has 1 MB.
+const MAX_FILE: usize = 4 << 20;
+/// Of a page's address, title or icon: what is longer nobody reads.
+const MAX_TEXT: usize = 2_048;
 /// Chrome itself knows no limit, and says 120 MB in one frame if asked to. Beyond this it would cost the container's
 /// other sessions their memory, and the socket is given up.
 const MAX_MESSAGE: usize = 256 << 20;
@@ -62,7 +71,38 @@ pub async fn first_page(port: u16) -> Result<String, DevtoolsError> {
     }
 }
 
+/// The pages it shows, the one that was last active first. Neither its own windows nor workers or frames.
+pub async fn pages(port: u16) -> Result<Vec<Page>, DevtoolsError> {
+    let list = fetch(port, "/json/list", MAX_LIST).await?.into_body();
+    let targets: Vec<Value> = parse(&list)?;
+    let pages = targets.into_iter().filter(|target| target["type"] == "page").filter_map(|target| {
+        let text = |name: &str| cut(target[name].as_str().unwrap_or_default());
+        let id = PageId::try_from(text("id")).ok()?;
+        Some(Page { id, url: text("url"), title: text("title"), favicon_url: text("faviconUrl") })
+    });
+    Ok(pages.collect())
+}
+
+fn cut(text: &str) -> String {
+    let end = (0..=MAX_TEXT.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    text[..end].to_owned()
+}
+
+/// A file of the DevTools' own page, which every Chrome brings. It answers 200 with nothing where it has none.
+pub async fn file(port: u16, name: &str) -> Result<Option<Response<Bytes>>, DevtoolsError> {
+    let answer = fetch(port, &format!("/devtools/{name}"), MAX_FILE).await?;
+    Ok(Some(answer).filter(|answer| answer.status().is_success() && !answer.body().is_empty()))
+}
+
 async fn get(port: u16, path: &str) -> Result<Value, DevtoolsError> {
+    parse(fetch(port, path, MAX_ANSWER).await?.body())
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DevtoolsError> {
+    serde_json::from_slice(bytes).map_err(|error| DevtoolsError::Answer(error.to_string()))
+}
+
+async fn fetch(port: u16, path: &str, limit: usize) -> Result<Response<Bytes>, DevtoolsError> {
     let stream = TcpStream::connect(("127.0.0.1", port)).await?;
     stream.set_nodelay(true)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -74,13 +114,13 @@ async fn get(port: u16, path: &str) -> Result<Value, DevtoolsError> {
         let answer = sender.send_request(request).await?;
         // Let go of the connection, or driving it never ends.
         drop(sender);
-        Limited::new(answer.into_body(), MAX_ANSWER)
-            .collect()
-            .await
-            .map_err(|error| DevtoolsError::Answer(error.to_string()))
+        let (parts, body) = answer.into_parts();
+        let body = Limited::new(body, limit).collect().await;
+        let body = body.map_err(|error| DevtoolsError::Answer(error.to_string()))?.to_bytes();
+        Ok(Response::from_parts(parts, body))
     };
-    let (body, _closed) = tokio::join!(exchange, connection);
-    serde_json::from_slice(&body?.to_bytes()).map_err(|error| DevtoolsError::Answer(error.to_string()))
+    let (answer, _closed) = tokio::join!(exchange, connection);
+    answer
 }
 
 /// A socket to the whole browser.

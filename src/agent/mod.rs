@@ -4,7 +4,8 @@
 //!
 //! [`claim`](self) is the loop that talks to the control plane, `life` what happens to one session, `browser` one
 //! Chromium, `account` whose processes it is, `warm` those launched ahead, `relay` the listener,
-//! `gateway` the clients whose sockets API Gateway holds, `filter` what neither kind of client may say.
+//! `gateway` the clients whose sockets API Gateway holds, `filter` what neither kind of client may say, `live` those
+//! who watch.
 
 mod account;
 mod address;
@@ -22,6 +23,7 @@ pub mod gateway;
 mod held;
 mod join;
 mod life;
+mod live;
 mod relay;
 mod task;
 mod warm;

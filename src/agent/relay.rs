@@ -15,11 +15,12 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Router, middleware};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::filter::{Door, Filter};
 use super::filtered;
 use super::gateway::{self, Clients};
+use super::live;
 use crate::error::ApiError;
 use crate::ids::SessionId;
 use crate::native::{self, ServeOptions};
@@ -31,14 +32,17 @@ use crate::upgrade::{self, Leg, Upgrade};
 pub const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Chrome is on this machine.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many may watch a session at a time: each has its browser make pictures.
+pub const MAX_VIEWERS: usize = 10;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
 #[derive(Clone)]
-struct Route {
+pub struct Route {
     secret: String,
-    door: Door,
+    pub door: Door,
     clients: Clients,
-    open: watch::Receiver<()>,
+    pub viewers: Arc<Semaphore>,
+    pub open: watch::Receiver<()>,
 }
 
 /// The sessions that can be reached, and where.
@@ -57,7 +61,8 @@ pub struct Open {
 impl Routes {
     pub fn open(&self, session: SessionId, secret: String, door: Door, clients: Clients) -> Open {
         let (closing, open) = watch::channel(());
-        self.lock().insert(session.clone(), Route { secret, door, clients: clients.clone(), open });
+        let viewers = Arc::new(Semaphore::new(MAX_VIEWERS));
+        self.lock().insert(session.clone(), Route { secret, door, clients: clients.clone(), viewers, open });
         Open { routes: self.clone(), session, clients, closing }
     }
 
@@ -67,7 +72,7 @@ impl Routes {
     }
 
     /// Unknown session and wrong secret are one answer: it must not tell which sessions exist.
-    fn find(&self, session: &str, secret: &[u8]) -> Option<Route> {
+    pub fn find(&self, session: &str, secret: &[u8]) -> Option<Route> {
         let routes = self.lock();
         let route = routes.get(&session.parse::<SessionId>().ok()?)?;
         verify_slices_are_equal(route.secret.as_bytes(), secret).ok()?;
@@ -94,6 +99,7 @@ pub async fn serve(listener: TcpListener, routes: Routes) -> io::Result<()> {
     let router = Router::new()
         .route("/sessions/{id}/cdp", get(connect))
         .merge(gateway::routes::router())
+        .merge(live::router())
         .route("/health", get(async || "ok"))
         .fallback(async || ApiError::not_found("route_not_found", "no such route"))
         .layer(middleware::from_fn(telemetry::observe))
@@ -132,7 +138,7 @@ async fn connect(
 }
 
 /// Relays until both sides have ended, or the session has: then Chrome's last words may still be delivered.
-async fn relay(mut client: Leg, mut chrome: Leg, filter: &Filter, mut open: watch::Receiver<()>) {
+pub async fn relay(mut client: Leg, mut chrome: Leg, filter: &Filter, mut open: watch::Receiver<()>) {
     keep_alive(&client);
     let relayed = filtered::relay(&mut client, &mut chrome, filter);
     tokio::pin!(relayed);
@@ -146,7 +152,7 @@ async fn relay(mut client: Leg, mut chrome: Leg, filter: &Filter, mut open: watc
 }
 
 /// A proxy whose machine vanished says nothing; its sockets must not wait for the session's end.
-fn keep_alive(client: &Leg) {
+pub fn keep_alive(client: &Leg) {
     let probes = socket2::TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
     let _ = socket2::SockRef::from(&client.stream).set_tcp_keepalive(&probes);
 }

@@ -27,7 +27,7 @@ use crate::app::App;
 use crate::error::ApiError;
 use crate::telemetry;
 #[cfg(feature = "native")]
-use crate::ws::proxy;
+use crate::ws::{proxy, watch};
 
 pub fn router(app: App) -> Router {
     router_with(app, Router::new())
@@ -59,6 +59,11 @@ pub fn router_with(app: App, others: Router<App>) -> Router {
         .route("/metrics", get(metrics::show_metrics))
         .route("/cdp", get(proxy::connect_by_query))
         .route("/sessions/{id}/ws", get(proxy::connect_by_path))
+        // Viewers, by a token that shows and does nothing, or by one that connects.
+        .route("/sessions/{id}/live", get(watch::show_page))
+        .route("/sessions/{id}/live/pages", get(watch::list_pages))
+        .route("/sessions/{id}/live/ws", get(watch::watch_page))
+        .route("/sessions/{id}/devtools/{token}/{*file}", get(watch::show_devtools))
         .route("/sessions/{id}/json/version", get(proxy::discover))
         .route("/sessions/{id}/json/version/", get(proxy::discover));
     router

@@ -159,6 +159,24 @@ pub enum Connect {
     Crowded,
 }
 
+/// A session, for those who only look at it.
+#[derive(Debug)]
+pub struct View {
+    pub user: UserId,
+    pub at: ViewedAt,
+}
+
+#[derive(Debug)]
+pub enum ViewedAt {
+    Ready {
+        route: Route,
+        expires_at_ms: u64,
+    },
+    /// Its browser is not there yet.
+    Waiting,
+    Ended(EndReason),
+}
+
 /// Where a session's container is reached, and what it must be shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {

@@ -2,14 +2,17 @@
 //!
 //! [`proxy`] holds the sockets itself. Where a gateway holds them, what happens on one comes as three events, which
 //! are the same whoever plays the gateway (`gateway` or `emulator`), and goes to the session's container; what its
-//! browser says comes back by [`deliver`].
+//! browser says comes back by [`deliver`]. Who only watches is no client ([`live`]).
 
 #[cfg(feature = "native")]
 pub mod emulator;
 #[cfg(feature = "lambda")]
 pub mod gateway;
+pub mod live;
 #[cfg(feature = "native")]
 pub mod proxy;
+#[cfg(feature = "native")]
+pub mod watch;
 
 use std::time::Duration;
 

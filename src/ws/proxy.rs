@@ -31,7 +31,7 @@ use crate::tokens::Subject;
 use crate::upgrade::{self, Leg, Upgrade};
 
 /// How long a container may take to answer a dial.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Events can be lost, so a parked client's session is looked at this often all the same.
 const RECHECK: Duration = Duration::from_secs(2);
 /// How long to wait after a container could not be dialled.
@@ -268,7 +268,7 @@ async fn wait(app: &App, watch: &mut SessionWatch, pause: Duration, deadline: In
 }
 
 /// Resolves when the session has ended, with what its clients are to be told; or when this server is to end.
-async fn closing(app: &App, id: &SessionId, watch: &mut SessionWatch, expires_at_ms: u64) -> CloseFrame {
+pub async fn closing(app: &App, id: &SessionId, watch: &mut SessionWatch, expires_at_ms: u64) -> CloseFrame {
     let lifetime = Duration::from_millis(expires_at_ms.saturating_sub(now_ms())) + OVERTIME;
     let mut look_at = Instant::now() + lifetime;
     loop {

@@ -9,6 +9,7 @@ mod gateway;
 mod gateway_client;
 mod gateway_limits;
 mod isolation;
+mod live;
 
 use std::time::Duration;
 

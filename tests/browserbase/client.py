@@ -34,6 +34,12 @@ def sessions(bb):
     found = bb.sessions.retrieve(created.id)
     assert found.id == created.id and found.connect_url
     assert [one.id for one in bb.sessions.list(q="user_metadata['client']:'python'")] == [created.id]
+    debug = bb.sessions.debug(created.id, expires_in=60)
+    assert debug.debugger_fullscreen_url.startswith("http://") and debug.ws_url.startswith("ws://"), debug
+    (page,) = debug.pages
+    assert page.url == "about:blank" and page.debugger_url and page.debugger_fullscreen_url and page.favicon_url == ""
+    interactive = bb.sessions.debug(created.id, extra_query={"interactive": "true"})
+    assert "/devtools/" in interactive.pages[0].debugger_url, interactive
     for _ in range(2):
         released = bb.sessions.update(created.id, status="REQUEST_RELEASE", project_id=created.project_id)
         assert released.status == "COMPLETED" and released.ended_at is not None

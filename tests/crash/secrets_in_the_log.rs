@@ -34,6 +34,34 @@ async fn a_log_with_everything_in_it_has_no_secret_in_it() {
         assert_eq!(cdp.evaluate("'word-of-' + 'the-page'").await, "word-of-the-page");
         let found = send("GET", &format!("/sessions/{id}/json/version?token={token}"), &Value::Null, KEY).await;
         let discovered = found.body["webSocketDebuggerUrl"].as_str().expect("a URL").to_owned();
+        // The page's title and address are its user's, too; and whoever watches has a token in each address.
+        let titled = json!({"url": "data:text/html,<title>word-of-a-title</title>word-of-an-address"});
+        cdp.try_call("Page.navigate", titled).await.expect("it is opened");
+        let mut view_tokens = Vec::new();
+        for interactive in [false, true] {
+            let debug = eventually(PATIENCE, async || {
+                let path = format!("/v1/sessions/{id}/debug?interactive={interactive}");
+                let debug = send("GET", &path, &Value::Null, KEY).await;
+                if debug.body["pages"][0]["title"] == "word-of-a-title" {
+                    Ok(debug.body)
+                } else {
+                    Err(format!("{debug:?}"))
+                }
+            })
+            .await;
+            let url = |name: &str| debug["pages"][0][name].as_str().expect("a URL").to_owned();
+            let picture = url("debuggerFullscreenUrl");
+            let view_token = picture.split(['=', '&']).nth(1).expect("a token").to_owned();
+            let list = format!("/sessions/{id}/live/pages?token={view_token}");
+            assert_eq!(send("GET", &list, &Value::Null, KEY).await.status, 200);
+            let socket = picture.replacen("http", "ws", 1).replace("/live?", "/live/ws?");
+            drop(Cdp::connect(&socket).await);
+            if interactive {
+                assert_eq!(reqwest::get(url("debuggerUrl")).await.expect("an answer").status(), 200);
+            }
+            assert_eq!(reqwest::get(picture).await.expect("an answer").status(), 200);
+            view_tokens.push(view_token);
+        }
         // What is refused is not logged either.
         assert_eq!(send("GET", "/sessions", &Value::Null, "wrong-key-of-somebody").await.status, 401);
         let forged = format!("/cdp?sessionId={id}&token=forged-token-of-somebody");
@@ -58,6 +86,8 @@ async fn a_log_with_everything_in_it_has_no_secret_in_it() {
             ("the secret of the tokens", SECRET),
             ("the client's token", &token),
             ("the token of a discovered URL", &discovered_token),
+            ("the token of one who watches", &view_tokens[0]),
+            ("the token of one who drives a page", &view_tokens[1]),
             ("the container's token", &container_token),
             ("a forged token", "forged-token-of-somebody"),
             ("the metadata", "word-of-the-metadata"),

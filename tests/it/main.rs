@@ -14,6 +14,7 @@ mod fullest_first;
 mod keys;
 #[cfg(feature = "lambda")]
 mod lambda;
+mod live;
 mod model;
 mod moto;
 mod outages;

@@ -376,7 +376,7 @@ async fn what_is_not_there_says_so_once_and_what_never_was_is_404() {
     let client = world.client("key-one");
     let session = create(&world, &json!({})).await;
     let mut paths: Vec<String> =
-        ["debug", "logs", "recording", "recording/downloads", "replays", "replays/0", "downloads", "uploads"]
+        ["logs", "recording", "recording/downloads", "replays", "replays/0", "downloads", "uploads"]
             .map(|what| format!("/v1/sessions/{}/{what}", id(&session)))
             .into();
     paths.extend(

@@ -1,6 +1,7 @@
 //! The Browserbase API, for clients that were written for it: a translation of what they send and expect, over the
 //! same lifecycle that serves `/sessions`. What is not there says so, and that asking again will not help.
 
+mod debug;
 mod parameters;
 mod projects;
 mod query;
@@ -19,8 +20,7 @@ use crate::auth::Caller;
 use crate::error::ApiError;
 
 /// What the API has besides, and this service does not.
-const NOT_AVAILABLE: [(&str, &str); 40] = [
-    ("/sessions/{id}/debug", "live view"),
+const NOT_AVAILABLE: [(&str, &str); 39] = [
     ("/sessions/{id}/logs", "session logs"),
     ("/sessions/{id}/recording", "session recording"),
     ("/sessions/{id}/recording/downloads", "session recording"),
@@ -68,6 +68,7 @@ pub fn router() -> Router<App> {
         .route("/sessions", get(sessions::list_sessions).post(sessions::create_session))
         .route("/sessions/start", post(start::start_session))
         .route("/sessions/{id}", get(sessions::get_session).post(sessions::update_session))
+        .route("/sessions/{id}/debug", get(debug::debug_session))
         .route("/sessions/{id}/end", post(start::end_session))
         .route("/projects", get(projects::list_projects))
         .route("/projects/{project}", get(projects::get_project))

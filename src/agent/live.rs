@@ -1,0 +1,165 @@
+//! What can be seen of a session: which pages its browser shows, the picture of one of them, and the DevTools that the
+//! browser brings. Who may see it is for the control plane to know; what a viewer may not do is decided here
+//! ([`viewer`]), whatever the page that shows the picture would do.
+
+mod viewer;
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, Path, Query, Request, State};
+use axum::http::header::{self, HeaderValue};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Deserialize;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+
+use super::devtools::{self, DevtoolsError};
+use super::relay::{self, DIAL_TIMEOUT, MAX_VIEWERS, Route, Routes};
+use crate::error::ApiError;
+use crate::protocol::{CDP_SECRET_HEADER, PageId, PagesResponse};
+use crate::upgrade::{self, Leg, Upgrade};
+
+pub fn router() -> Router<Routes> {
+    Router::new()
+        .route("/sessions/{id}/pages", get(list_pages))
+        .route("/sessions/{id}/watch", get(watch_page))
+        .route("/sessions/{id}/drive", get(drive_page))
+        .route("/sessions/{id}/devtools/{*file}", get(show_devtools))
+}
+
+/// A session that a path names, whose secret the request shows.
+struct Known(Route);
+
+impl FromRequestParts<Routes> for Known {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, routes: &Routes) -> Result<Self, ApiError> {
+        #[derive(Deserialize)]
+        struct Session {
+            id: String,
+        }
+        let found = Path::<Session>::from_request_parts(parts, routes).await;
+        let Path(session) = found.map_err(|_| ApiError::session_not_found())?;
+        let secret = parts.headers.get(CDP_SECRET_HEADER).map_or(&b""[..], HeaderValue::as_bytes);
+        routes.find(&session.id, secret).map(Self).ok_or_else(ApiError::session_not_found)
+    }
+}
+
+#[derive(Deserialize)]
+struct Wanted {
+    page: Option<PageId>,
+}
+
+/// `GET /sessions/{id}/pages`
+async fn list_pages(Known(route): Known) -> Result<Json<PagesResponse>, ApiError> {
+    let pages = timeout(DIAL_TIMEOUT, devtools::pages(route.door.endpoint.port)).await.map_err(|_| late())?;
+    Ok(Json(PagesResponse { pages: pages.map_err(unreachable)? }))
+}
+
+/// `GET /sessions/{id}/watch?page=..`: the picture of a page, for one who may do nothing in it.
+async fn watch_page(
+    Known(route): Known,
+    Query(wanted): Query<Wanted>,
+    mut request: Request,
+) -> Result<Response, ApiError> {
+    let Opened { upgrade, page, place } = match open(&route, wanted, &mut request).await? {
+        Ok(opened) => opened,
+        Err(refusal) => return Ok(refusal),
+    };
+    let (response, client) = upgrade.accept();
+    tokio::spawn(async move {
+        let _place = place;
+        if let Ok(client) = client.await {
+            viewer::serve(client, page, route.open).await;
+        }
+    });
+    Ok(response)
+}
+
+/// `GET /sessions/{id}/drive?page=..`: all that a client of the whole browser may do, in one page.
+async fn drive_page(
+    Known(route): Known,
+    Query(wanted): Query<Wanted>,
+    mut request: Request,
+) -> Result<Response, ApiError> {
+    let Opened { upgrade, page, place } = match open(&route, wanted, &mut request).await? {
+        Ok(opened) => opened,
+        Err(refusal) => return Ok(refusal),
+    };
+    let (response, client) = upgrade.accept();
+    tokio::spawn(async move {
+        let _place = place;
+        if let Ok(client) = client.await {
+            relay::relay(client, page, &route.door.filter, route.open).await;
+        }
+    });
+    Ok(response)
+}
+
+/// What a socket to a page takes.
+struct Opened {
+    upgrade: Upgrade,
+    page: Leg,
+    place: OwnedSemaphorePermit,
+}
+
+async fn open(route: &Route, wanted: Wanted, request: &mut Request) -> Result<Result<Opened, Response>, ApiError> {
+    let upgrade = match Upgrade::from_request(request) {
+        Ok(upgrade) => upgrade,
+        Err(refusal) => {
+            let error = ApiError::new(refusal.status(), "not_a_websocket", refusal.to_string());
+            return Ok(Err((refusal.headers(), error).into_response()));
+        }
+    };
+    let place = Arc::clone(&route.viewers).try_acquire_owned().map_err(|_| {
+        let message = format!("the session is watched by {MAX_VIEWERS} already");
+        ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too_many_viewers", message).retry_after_ms(5_000)
+    })?;
+    let endpoint = &route.door.endpoint;
+    // Chrome would open whatever it knows by that id: workers, frames, and the browser itself.
+    let pages =
+        timeout(DIAL_TIMEOUT, devtools::pages(endpoint.port)).await.map_err(|_| late())?.map_err(unreachable)?;
+    let page = pages
+        .into_iter()
+        .find(|page| wanted.page.as_ref().is_none_or(|id| *id == page.id))
+        .ok_or_else(|| ApiError::new(StatusCode::GONE, "page_gone", "the browser has no such page, or no longer"))?;
+    let path = format!("/devtools/page/{}", page.id.as_str());
+    let dialled = upgrade::dial(&endpoint.address(), &path, &[], DIAL_TIMEOUT).await;
+    Ok(Ok(Opened { upgrade, page: dialled.map_err(|error| unreachable(error.into()))?, place }))
+}
+
+/// `GET /sessions/{id}/devtools/{file}`
+async fn show_devtools(
+    Known(route): Known,
+    State(_): State<Routes>,
+    Path((_, file)): Path<(String, String)>,
+) -> Result<Response, ApiError> {
+    let not_there = || ApiError::not_found("file_not_found", "the browser's DevTools have no such file");
+    // What else Chrome serves there are sockets.
+    if !file.split('/').all(is_plain) || file.starts_with("page/") || file.starts_with("browser/") {
+        return Err(not_there());
+    }
+    let found = timeout(DIAL_TIMEOUT, devtools::file(route.door.endpoint.port, &file)).await.map_err(|_| late())?;
+    let (parts, body) = found.map_err(unreachable)?.ok_or_else(not_there)?.into_parts();
+    let mut headers = HeaderMap::new();
+    headers.extend(parts.headers.get(header::CONTENT_TYPE).map(|kind| (header::CONTENT_TYPE, kind.clone())));
+    Ok((headers, body).into_response())
+}
+
+fn is_plain(part: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'@');
+    !part.is_empty() && !part.starts_with('.') && part.bytes().all(plain)
+}
+
+fn late() -> ApiError {
+    ApiError::new(StatusCode::GATEWAY_TIMEOUT, "browser_unreachable", "the session's browser does not answer")
+}
+
+fn unreachable(error: DevtoolsError) -> ApiError {
+    ApiError::new(StatusCode::BAD_GATEWAY, "browser_unreachable", "the session's browser does not answer")
+        .caused_by(error)
+}
