@@ -77,7 +77,7 @@ async fn viewer(app: &App, token: &str, id: &SessionId) -> Result<Viewer, ApiErr
     let (session, user, drives) = match subject {
         Subject::View { session, user } => (session, user, false),
         Subject::Connect { session, user } => (session, user, true),
-        Subject::Container(_) => return Err(TokenError::Invalid.into()),
+        Subject::Container(_) | Subject::Launched { .. } | Subject::Service => return Err(TokenError::Invalid.into()),
     };
     if session == *id { Ok(Viewer { user, drives, until_ms }) } else { Err(ApiError::session_not_found()) }
 }
@@ -186,6 +186,9 @@ pub async fn watch_page(
             return Ok((refusal.headers(), error).into_response());
         }
     };
+    if app.draining.is_cancelled() {
+        return Err(ApiError::stopping());
+    }
     // Before the look: of an end that comes after it somebody tells.
     let mut events = app.events.session(&id);
     let (route, expires_at_ms) = find(&app, &id, &viewer.user).await?;
