@@ -6,7 +6,7 @@ mod viewer;
 
 use std::sync::Arc;
 
-use axum::extract::{FromRequestParts, Path, Query, Request, State};
+use axum::extract::{FromRequestParts, Path, Query, Request};
 use axum::http::header::{self, HeaderValue};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
@@ -14,13 +14,12 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::Deserialize;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::devtools::{self, DevtoolsError};
 use super::relay::{self, DIAL_TIMEOUT, MAX_VIEWERS, Route, Routes};
 use crate::error::ApiError;
-use crate::protocol::{CDP_SECRET_HEADER, PageId, PagesResponse};
+use crate::protocol::{CDP_SECRET_HEADER, Page, PageId, PagesResponse};
 use crate::upgrade::{self, Leg, Upgrade};
 
 pub fn router() -> Router<Routes> {
@@ -56,88 +55,75 @@ struct Wanted {
 
 /// `GET /sessions/{id}/pages`
 async fn list_pages(Known(route): Known) -> Result<Json<PagesResponse>, ApiError> {
-    let pages = timeout(DIAL_TIMEOUT, devtools::pages(route.door.endpoint.port)).await.map_err(|_| late())?;
-    Ok(Json(PagesResponse { pages: pages.map_err(unreachable)? }))
+    Ok(Json(PagesResponse { pages: pages(&route).await? }))
 }
 
 /// `GET /sessions/{id}/watch?page=..`: the picture of a page, for one who may do nothing in it.
-async fn watch_page(
-    Known(route): Known,
-    Query(wanted): Query<Wanted>,
-    mut request: Request,
-) -> Result<Response, ApiError> {
-    let Opened { upgrade, page, place } = match open(&route, wanted, &mut request).await? {
-        Ok(opened) => opened,
-        Err(refusal) => return Ok(refusal),
-    };
-    let (response, client) = upgrade.accept();
-    tokio::spawn(async move {
-        let _place = place;
-        if let Ok(client) = client.await {
-            viewer::serve(client, page, route.open).await;
-        }
-    });
-    Ok(response)
+async fn watch_page(Known(route): Known, Query(wanted): Query<Wanted>, request: Request) -> Result<Response, ApiError> {
+    open(route, wanted, request, |client, page, route| viewer::serve(client, page, route.open)).await
 }
 
 /// `GET /sessions/{id}/drive?page=..`: all that a client of the whole browser may do, in one page.
-async fn drive_page(
-    Known(route): Known,
-    Query(wanted): Query<Wanted>,
+async fn drive_page(Known(route): Known, Query(wanted): Query<Wanted>, request: Request) -> Result<Response, ApiError> {
+    open(route, wanted, request, |client, page, route| async move {
+        relay::relay(client, page, &route.door.filter, route.open).await;
+    })
+    .await
+}
+
+/// Opens a socket to a page, which is then served by `serve` for as long as both are there.
+async fn open<F>(
+    route: Route,
+    wanted: Wanted,
     mut request: Request,
-) -> Result<Response, ApiError> {
-    let Opened { upgrade, page, place } = match open(&route, wanted, &mut request).await? {
-        Ok(opened) => opened,
-        Err(refusal) => return Ok(refusal),
-    };
-    let (response, client) = upgrade.accept();
-    tokio::spawn(async move {
-        let _place = place;
-        if let Ok(client) = client.await {
-            relay::relay(client, page, &route.door.filter, route.open).await;
-        }
-    });
-    Ok(response)
-}
-
-/// What a socket to a page takes.
-struct Opened {
-    upgrade: Upgrade,
-    page: Leg,
-    place: OwnedSemaphorePermit,
-}
-
-async fn open(route: &Route, wanted: Wanted, request: &mut Request) -> Result<Result<Opened, Response>, ApiError> {
-    let upgrade = match Upgrade::from_request(request) {
+    serve: impl FnOnce(Leg, Leg, Route) -> F + Send + 'static,
+) -> Result<Response, ApiError>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let upgrade = match Upgrade::from_request(&mut request) {
         Ok(upgrade) => upgrade,
         Err(refusal) => {
             let error = ApiError::new(refusal.status(), "not_a_websocket", refusal.to_string());
-            return Ok(Err((refusal.headers(), error).into_response()));
+            return Ok((refusal.headers(), error).into_response());
         }
     };
     let place = Arc::clone(&route.viewers).try_acquire_owned().map_err(|_| {
         let message = format!("the session is watched by {MAX_VIEWERS} already");
         ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too_many_viewers", message).retry_after_ms(5_000)
     })?;
+    let page = dial(&route, wanted.page.as_ref()).await?;
+    let (response, client) = upgrade.accept();
+    tokio::spawn(async move {
+        let _place = place;
+        // Whoever hung up before the answer needs nothing.
+        if let Ok(client) = client.await {
+            serve(client, page, route).await;
+        }
+    });
+    Ok(response)
+}
+
+/// The page's own socket. Without a name: of the page that was last active.
+async fn dial(route: &Route, wanted: Option<&PageId>) -> Result<Leg, ApiError> {
     let endpoint = &route.door.endpoint;
     // Chrome would open whatever it knows by that id: workers, frames, and the browser itself.
-    let pages =
-        timeout(DIAL_TIMEOUT, devtools::pages(endpoint.port)).await.map_err(|_| late())?.map_err(unreachable)?;
-    let page = pages
-        .into_iter()
-        .find(|page| wanted.page.as_ref().is_none_or(|id| *id == page.id))
-        .ok_or_else(|| ApiError::new(StatusCode::GONE, "page_gone", "the browser has no such page, or no longer"))?;
+    let page =
+        pages(route).await?.into_iter().find(|page| wanted.is_none_or(|id| *id == page.id)).ok_or_else(|| {
+            ApiError::new(StatusCode::GONE, "page_gone", "the browser has no such page, or no longer")
+        })?;
     let path = format!("/devtools/page/{}", page.id.as_str());
     let dialled = upgrade::dial(&endpoint.address(), &path, &[], DIAL_TIMEOUT).await;
-    Ok(Ok(Opened { upgrade, page: dialled.map_err(|error| unreachable(error.into()))?, place }))
+    dialled.map_err(|error| unreachable(error.into()))
+}
+
+async fn pages(route: &Route) -> Result<Vec<Page>, ApiError> {
+    let pages = timeout(DIAL_TIMEOUT, devtools::pages(route.door.endpoint.port)).await.map_err(|_| late())?;
+    pages.map_err(unreachable)
 }
 
 /// `GET /sessions/{id}/devtools/{file}`
-async fn show_devtools(
-    Known(route): Known,
-    State(_): State<Routes>,
-    Path((_, file)): Path<(String, String)>,
-) -> Result<Response, ApiError> {
+async fn show_devtools(Known(route): Known, Path((_, file)): Path<(String, String)>) -> Result<Response, ApiError> {
     let not_there = || ApiError::not_found("file_not_found", "the browser's DevTools have no such file");
     // What else Chrome serves there are sockets.
     if !file.split('/').all(is_plain) || file.starts_with("page/") || file.starts_with("browser/") {

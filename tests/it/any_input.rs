@@ -42,7 +42,7 @@ impl Random {
 }
 
 /// The routing table, with `{id}` where an id goes.
-const ROUTES: [(&str, &str); 17] = [
+const ROUTES: [(&str, &str); 22] = [
     ("POST", "/sessions"),
     ("GET", "/sessions"),
     ("GET", "/sessions/{id}"),
@@ -57,6 +57,11 @@ const ROUTES: [(&str, &str); 17] = [
     ("GET", "/metrics"),
     ("GET", "/cdp"),
     ("GET", "/sessions/{id}/ws"),
+    ("GET", "/sessions/{id}/live"),
+    ("GET", "/sessions/{id}/live/pages"),
+    ("GET", "/sessions/{id}/live/ws"),
+    ("GET", "/sessions/{id}/devtools/{id}/{id}"),
+    ("GET", "/v1/sessions/{id}/debug"),
     ("GET", "/sessions/{id}/json/version"),
     ("GET", "/sessions/{id}/json/version/"),
     ("POST", "/events"),
