@@ -68,7 +68,7 @@ impl Resolver {
         if let Some(address) = literal::parse(host) {
             return Ok(vec![SocketAddr::new(address, port)]);
         }
-        let known = self.0.as_ref().and_then(|known| known(host));
+        let known = self.0.as_ref().and_then(|known| known(host)).or_else(|| localhost(host));
         let addresses: Vec<SocketAddr> = match known {
             Some(known) => known.into_iter().map(|address| SocketAddr::new(address, port)).collect(),
             None => {
@@ -84,6 +84,13 @@ impl Resolver {
         };
         if addresses.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(addresses) }
     }
+}
+
+/// Names that are this machine everywhere (RFC 6761): Chromium asks no resolver for them, and not every one knows them.
+fn localhost(host: &str) -> Option<Vec<IpAddr>> {
+    let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    let is_localhost = name == "localhost" || name.ends_with(".localhost");
+    is_localhost.then(|| vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()])
 }
 
 impl fmt::Debug for Resolver {
