@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use super::account::{Account, make_home};
 use super::devtools::{self, DevtoolsError};
+use super::egress::{Chain, ClosedPort, Egress};
 use super::flags::{Surroundings, command_line};
 use super::window::Windows;
 use crate::browser_settings::{BrowserSettings, DEFAULT_VIEWPORT};
@@ -36,6 +37,10 @@ pub enum LaunchError {
     Directory(#[source] io::Error),
     #[error("the browser's program could not be started")]
     Spawn(#[source] io::Error),
+    #[error("the browser's proxy cannot be used: {0}")]
+    Proxy(String),
+    #[error("there is no way out for the browser")]
+    Egress(#[source] io::Error),
     /// With the last lines it wrote to stderr.
     #[error("the browser ended before it listened: {0}")]
     Ended(String),
@@ -92,6 +97,9 @@ pub struct Browser {
     group: Pid,
     dir: PathBuf,
     endpoint: Endpoint,
+    egress: Egress,
+    /// That of its DevTools, once it is known.
+    closed: Option<ClosedPort>,
     exit: watch::Receiver<Option<ExitStatus>>,
     runtime: Handle,
     buried: bool,
@@ -106,7 +114,7 @@ impl Browser {
         program: &Program,
         settings: &BrowserSettings,
         workdir: &Path,
-        surroundings: Surroundings,
+        surroundings: &Surroundings,
         learned: &Learned,
     ) -> Result<Self, LaunchError> {
         tokio::time::timeout(LAUNCH_DEADLINE, Self::start(program, settings, workdir, surroundings, learned))
@@ -118,13 +126,18 @@ impl Browser {
         program: &Program,
         settings: &BrowserSettings,
         workdir: &Path,
-        surroundings: Surroundings,
+        surroundings: &Surroundings,
         learned: &Learned,
     ) -> Result<Self, LaunchError> {
+        let chain = Chain::parse(settings.proxy_server.as_deref(), settings.proxy_bypass.as_deref());
+        let egress = Egress::new(&surroundings.destinations);
+        let server = egress.server(chain.map_err(LaunchError::Proxy)?).map_err(LaunchError::Egress)?;
         let dir = workdir.join(format!("b-{}", hex::random(4)));
         let viewport = settings.viewport.unwrap_or(DEFAULT_VIEWPORT);
         let window = learned.windows.known(viewport).filter(|_| program.full);
-        let line = command_line(program.full, settings, window.unwrap_or(viewport), &dir.join("profile"), surroundings);
+        let (profile, sandbox) = (dir.join("profile"), surroundings.confinement.sandbox);
+        let window_size = window.unwrap_or(viewport);
+        let line = command_line(program.full, settings, window_size, &profile, sandbox, (&egress, &server));
         let account = surroundings.confinement.account();
         make_home(&dir, account).map_err(LaunchError::Directory)?;
         let mut child = match child::spawn(command(&program.path, &line, &dir, account)).await {
@@ -136,8 +149,9 @@ impl Browser {
             }
         };
         let stderr = child.stderr.take().expect("stderr is piped");
-        let mut browser = Self::adopt(child, dir);
+        let mut browser = Self::adopt(child, dir, egress);
         browser.endpoint = listening(stderr).await?;
+        browser.closed = Some(surroundings.destinations.close_port(browser.endpoint.port));
         let page = devtools::first_page(browser.endpoint.port).await?;
         if program.full && window.is_none() {
             learned.windows.size(&browser.endpoint, &page, viewport).await?;
@@ -146,7 +160,7 @@ impl Browser {
         Ok(browser)
     }
 
-    fn adopt(mut child: Child, dir: PathBuf) -> Self {
+    fn adopt(mut child: Child, dir: PathBuf, egress: Egress) -> Self {
         let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed())).expect("a child not yet waited for");
         let (ended, exit) = watch::channel(None);
         tokio::spawn(async move {
@@ -156,11 +170,26 @@ impl Browser {
             ended.send_replace(status.ok());
         });
         let endpoint = Endpoint { port: 0, path: String::new() };
-        Self { version: Map::new(), group, dir, endpoint, exit, runtime: Handle::current(), buried: false }
+        Self {
+            version: Map::new(),
+            group,
+            dir,
+            endpoint,
+            egress,
+            closed: None,
+            exit,
+            runtime: Handle::current(),
+            buried: false,
+        }
     }
 
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
+    }
+
+    /// Its way out.
+    pub fn egress(&self) -> &Egress {
+        &self.egress
     }
 
     /// Its directory. Whatever the browser writes is within.
@@ -309,6 +338,7 @@ fn command(program: &Path, args: &[String], home: &Path, account: Option<Account
 mod tests {
     use super::*;
     use crate::agent::account::Confinement;
+    use crate::agent::egress::{Destinations, Resolver};
 
     #[test]
     fn the_endpoint_is_read_from_the_line_that_names_it() {
@@ -329,8 +359,9 @@ mod tests {
         std::fs::write(&script, "#!/bin/sh\necho 'cannot open display' >&2\nexit 3\n").expect("written");
         std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("executable");
         let program = Program { path: script.clone(), full: false };
-        let surroundings = Surroundings { confinement: Confinement::NONE, closed_loopback: false };
-        let error = Browser::launch(&program, &BrowserSettings::default(), &dir, surroundings, &Learned::default())
+        let destinations = Destinations::new(false, Resolver::default());
+        let surroundings = Surroundings { confinement: Confinement::NONE, destinations };
+        let error = Browser::launch(&program, &BrowserSettings::default(), &dir, &surroundings, &Learned::default())
             .await
             .expect_err("no browser");
         assert!(error.to_string().contains("cannot open display"), "{error}");

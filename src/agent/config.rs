@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::egress::Resolver;
 use super::find::SearchPlaces;
 use super::gateway::IDLE_BEAT;
 use crate::config::{self, Faults, Reader, is_host_and_path, is_loopback_url, tmp_dir};
@@ -39,6 +40,8 @@ pub struct AgentConfig {
     /// Where a task on ECS is told what it is. On one, nothing else is on the loopback interface, so pages are kept off
     /// it.
     pub task_metadata: Option<String>,
+    /// What names mean to pages. No variable changes it: it is for tests.
+    pub resolver: Resolver,
     /// How long running sessions may go on after a shutdown was asked for.
     pub drain_timeout: Duration,
     /// After so long without a message a gateway client is sent one.
@@ -59,6 +62,7 @@ impl fmt::Debug for AgentConfig {
             .field("workdir", &self.workdir)
             .field("launched", &self.launched)
             .field("task_metadata", &self.task_metadata)
+            .field("resolver", &self.resolver)
             .field("drain_timeout", &self.drain_timeout)
             .field("gateway_idle_beat", &self.gateway_idle_beat)
             .finish_non_exhaustive()
@@ -124,6 +128,7 @@ impl AgentConfig {
             search: SearchPlaces::read(lookup),
             launched,
             task_metadata,
+            resolver: Resolver::default(),
             drain_timeout,
             gateway_idle_beat: IDLE_BEAT,
         })
@@ -149,6 +154,7 @@ mod tests {
             workdir: "/nowhere".into(),
             launched: false,
             task_metadata: None,
+            resolver: Resolver::default(),
             drain_timeout: Duration::ZERO,
             gateway_idle_beat: IDLE_BEAT,
         };

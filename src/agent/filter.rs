@@ -1,4 +1,5 @@
-//! What a client may not say to its browser. Pure but for the paths it looks up: one CDP message in, a verdict out.
+//! What a client may not say to its browser. One CDP message in, a verdict out: pure but for the paths it looks up, and
+//! for the ways out that it opens to the proxies of contexts.
 //!
 //! Whoever speaks CDP to a browser can have it read, and list, what its user can: `file:` pages, files to upload,
 //! extensions from the disk, ports of the machine. That is taken out here, on both ways into the browser (`relay`,
@@ -29,6 +30,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::browser::Endpoint;
+use super::egress::Egress;
 
 /// JSON-RPC's, and Chrome's: the message could not be read.
 const NOT_JSON: i64 = -32_700;
@@ -57,8 +59,8 @@ pub enum Verdict {
 pub struct Filter {
     /// The browser's directory.
     home: PathBuf,
-    /// Whether pages are kept from this machine's loopback interface; then so are proxies.
-    closed_loopback: bool,
+    /// The browser's way out, and so that to any proxy.
+    egress: Egress,
 }
 
 /// The only way into a session's browser: where it listens, and what may be said to it there.
@@ -133,8 +135,8 @@ struct Command<'a, P> {
 }
 
 impl Filter {
-    pub fn new(home: PathBuf, closed_loopback: bool) -> Self {
-        Self { home, closed_loopback }
+    pub fn new(home: PathBuf, egress: Egress) -> Self {
+        Self { home, egress }
     }
 
     /// Of a message as it came, text or not.
@@ -178,7 +180,7 @@ impl Filter {
             Rule::Files => self.files(params.get_mut("files"))?,
             Rule::DraggedFiles => self.files(params.get_mut("data").and_then(|data| data.get_mut("files")))?,
             Rule::Downloads => self.downloads(&mut params)?,
-            Rule::Proxy => proxy::check(params.get("proxyServer"), self.closed_loopback)?,
+            Rule::Proxy => proxy::take_over(&mut params, &self.egress)?,
             Rule::Nested => self.nested(&mut params)?,
             Rule::Never(_) => {}
         }

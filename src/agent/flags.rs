@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use super::account::Confinement;
+use super::egress::{Destinations, Egress};
 use crate::browser_settings::{BrowserKind, BrowserSettings, DEFAULT_VIEWPORT, Viewport};
 
 /// Switches that hold for every browser. The second half is what the launchers of Playwright and
@@ -51,33 +52,24 @@ const ALWAYS: [&str; 33] = [
 const DISABLED_FEATURES: &str = "--disable-features=AcceptCHFrame,DestroyProfileOnBrowserClose,DialMediaRouteProvider,\
      GlobalMediaControls,HttpsUpgrades,MediaRouter,OptimizationHints,PaintHolding,Translate";
 
-/// Where a cloud machine's credentials are to be had, in every spelling that reaches the resolver:
-/// Chromium normalises decimal, hexadecimal and dotted IPv4 to the dotted form before the rules apply,
-/// but not the IPv4-mapped IPv6 one, and IPv6 patterns are written without brackets (measured, 156).
-/// The whole link-local network is closed, not only the two known addresses.
-const METADATA_HOSTS: [&str; 4] = ["169.254.*", "::ffff:a9fe:*", "fd00:ec2::*", "metadata.google.internal"];
-
-/// On a task all sessions share one loopback interface, and every Chrome answers `/json/list` on it: a
-/// page of one session could list and close the pages of another.
-const LOOPBACK_HOSTS: [&str; 10] = [
-    "127.*",
-    "localhost",
-    "*.localhost",
-    "localhost.",
-    "*.localhost.",
-    "0.0.0.0",
-    "::",
-    "::1",
-    "::ffff:7f*",
-    "::ffff:0:0",
-];
+/// How a browser is kept to its egress: nothing goes around its proxy, and no name or address but the egress's own is
+/// resolved to anything. WebRTC would go around any proxy; its switch has another name in either build.
+fn kept_to(egress: &Egress, server: &str) -> [String; 5] {
+    [
+        format!("--proxy-server={server}"),
+        // Chromium leaves loopback out by itself.
+        "--proxy-bypass-list=<-loopback>".to_owned(),
+        format!("--host-resolver-rules={}", egress.resolver_rules()),
+        "--force-webrtc-ip-handling-policy=disable_non_proxied_udp".to_owned(),
+        "--webrtc-ip-handling-policy=disable_non_proxied_udp".to_owned(),
+    ]
+}
 
 /// What the machine, rather than the session, has to say about a command line.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Surroundings {
     pub confinement: Confinement,
-    /// Nothing a page could want is on this machine's loopback interface.
-    pub closed_loopback: bool,
+    pub destinations: Destinations,
 }
 
 /// Everything after the program's name. `window` is what the window measures, frame included.
@@ -86,7 +78,8 @@ pub fn command_line(
     settings: &BrowserSettings,
     window: Viewport,
     profile: &Path,
-    surroundings: Surroundings,
+    sandbox: bool,
+    (egress, server): (&Egress, &str),
 ) -> Vec<String> {
     let Viewport { width, height } = settings.viewport.unwrap_or(DEFAULT_VIEWPORT);
     let mut line: Vec<String> = ALWAYS.iter().map(|&switch| switch.to_owned()).collect();
@@ -98,21 +91,13 @@ pub fn command_line(
         // Takes the bar that warns of --no-sandbox out of the page's height.
         line.push("--test-type".to_owned());
     }
-    if !surroundings.confinement.sandbox {
+    if !sandbox {
         line.push("--no-sandbox".to_owned());
     }
-    let closed = if surroundings.closed_loopback { &LOOPBACK_HOSTS[..] } else { &[] };
-    let rules: Vec<String> = METADATA_HOSTS.iter().chain(closed).map(|host| format!("MAP {host} ~NOTFOUND")).collect();
-    line.push(format!("--host-resolver-rules={}", rules.join(", ")));
     line.push(format!("--window-size={},{}", window.width, window.height));
-    if let Some(server) = &settings.proxy_server {
-        line.push(format!("--proxy-server={server}"));
-    }
-    if let Some(bypass) = &settings.proxy_bypass {
-        line.push(format!("--proxy-bypass-list={bypass}"));
-    }
     line.extend(settings.args.iter().cloned());
     // After what the client may say: of a switch given twice Chromium takes the last.
+    line.extend(kept_to(egress, server));
     line.push(format!("--user-data-dir={}", profile.display()));
     line.push("about:blank".to_owned());
     line
@@ -126,16 +111,17 @@ pub fn needs_full_browser(settings: &BrowserSettings) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::egress::Resolver;
 
-    const TASK: Surroundings = Surroundings { confinement: Confinement::NONE, closed_loopback: true };
-
-    fn line(full: bool, settings: &BrowserSettings, surroundings: Surroundings) -> Vec<String> {
-        command_line(full, settings, DEFAULT_VIEWPORT, Path::new("/w/b/profile"), surroundings)
+    fn line(full: bool, settings: &BrowserSettings) -> Vec<String> {
+        let egress = Egress::new(&Destinations::new(true, Resolver::default()));
+        let to = (&egress, "socks5://egress:1");
+        command_line(full, settings, DEFAULT_VIEWPORT, Path::new("/w/b/profile"), false, to)
     }
 
     #[test]
     fn no_switch_is_given_twice() {
-        let line = line(true, &BrowserSettings::default(), TASK);
+        let line = line(true, &BrowserSettings::default());
         let mut names: Vec<&str> = line.iter().map(|switch| switch.split('=').next().expect("a name")).collect();
         names.sort_unstable();
         let all = names.len();
@@ -144,31 +130,22 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_asks_for_comes_after_the_defaults_and_before_the_profile() {
+    fn what_a_client_asks_for_comes_before_what_keeps_the_browser_in() {
         let settings = BrowserSettings {
             args: vec!["--lang=de".into(), "--mute-audio".into()],
+            // Not the browser's business.
             proxy_server: Some("http://p:1".into()),
             proxy_bypass: Some("a.example".into()),
             ..BrowserSettings::default()
         };
-        let line = line(false, &settings, TASK);
-        let tail: Vec<&str> = line.iter().rev().take(4).rev().map(String::as_str).collect();
-        assert_eq!(tail, ["--lang=de", "--mute-audio", "--user-data-dir=/w/b/profile", "about:blank"]);
-        assert!(line.contains(&"--proxy-server=http://p:1".to_owned()));
-        assert!(line.contains(&"--proxy-bypass-list=a.example".to_owned()));
+        let line = line(false, &settings);
+        let tail: Vec<&str> = line.iter().rev().take(9).rev().map(String::as_str).collect();
+        assert_eq!(
+            tail[..4],
+            ["--lang=de", "--mute-audio", "--proxy-server=socks5://egress:1", "--proxy-bypass-list=<-loopback>"]
+        );
+        assert!(tail[4].ends_with(".wallcrawler 127.0.0.1, MAP * ~NOTFOUND"), "{}", tail[4]);
+        assert_eq!(tail[7..], ["--user-data-dir=/w/b/profile", "about:blank"]);
         assert!(line.contains(&"--window-size=1280,720".to_owned()));
-    }
-
-    #[test]
-    fn loopback_is_closed_on_a_task_and_open_on_a_developers_machine() {
-        let rules = |surroundings| {
-            line(false, &BrowserSettings::default(), surroundings)
-                .into_iter()
-                .find(|switch| switch.starts_with("--host-resolver-rules="))
-                .expect("always given")
-        };
-        assert!(rules(TASK).contains("MAP 127.* ~NOTFOUND"));
-        let open = rules(Surroundings { closed_loopback: false, ..TASK });
-        assert!(!open.contains("127.*") && open.contains("MAP 169.254.* ~NOTFOUND"));
     }
 }

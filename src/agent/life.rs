@@ -42,7 +42,7 @@ pub async fn live(agent: Arc<Agent>, claimed: ClaimedSession, mut seat: Seat, cl
         Ok(browser) => {
             let secret = hex::random(32);
             let (session, endpoint) = (seat.session().clone(), browser.endpoint().clone());
-            let filter = Arc::new(Filter::new(browser.home().to_owned(), agent.surroundings.closed_loopback));
+            let filter = Arc::new(Filter::new(browser.home().to_owned(), browser.egress().clone()));
             let door = Door { endpoint, filter };
             let clients =
                 Clients::new(session.clone(), door.clone(), agent.api.clone(), agent.config.gateway_idle_beat);

@@ -5,7 +5,7 @@
 //! [`claim`](self) is the loop that talks to the control plane, `life` what happens to one session, `browser` one
 //! Chromium, `account` whose processes it is, `warm` those launched ahead, `relay` the listener,
 //! `gateway` the clients whose sockets API Gateway holds, `filter` what neither kind of client may say, `live` those
-//! who watch.
+//! who watch, `egress` where the pages of a browser may go.
 
 mod account;
 mod address;
@@ -14,6 +14,7 @@ mod browser;
 mod claim;
 mod config;
 mod devtools;
+mod egress;
 mod filter;
 mod filtered;
 pub mod find;
@@ -43,6 +44,8 @@ use self::api::Api;
 use self::browser::{Browser, LaunchError, Learned, Program};
 use self::claim::ClaimLoop;
 pub use self::config::AgentConfig;
+pub use self::egress::Resolver;
+use self::egress::{ClosedPort, Destinations};
 use self::find::Found;
 use self::flags::Surroundings;
 use self::held::Held;
@@ -85,6 +88,8 @@ pub(crate) struct Agent {
     api: Api,
     browsers: Found,
     surroundings: Surroundings,
+    /// That of `routes`.
+    _closed: ClosedPort,
     learned: Learned,
     held: Held,
     routes: Routes,
@@ -94,7 +99,7 @@ pub(crate) struct Agent {
 
 impl Agent {
     async fn launch(&self, program: &Program, settings: &BrowserSettings) -> Result<Browser, LaunchError> {
-        Browser::launch(program, settings, &self.config.workdir, self.surroundings, &self.learned).await
+        Browser::launch(program, settings, &self.config.workdir, &self.surroundings, &self.learned).await
     }
 
     fn start_draining(&self) {
@@ -141,11 +146,13 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
     prepare_process();
     let programs = [Some(browsers.default_program()), browsers.full_program()];
     let programs: Vec<&Path> = programs.iter().flatten().map(|program| program.path.as_path()).collect();
-    let (learned, closed_loopback) = (Learned::default(), config.task_metadata.is_some());
+    let learned = Learned::default();
+    let destinations = Destinations::new(config.task_metadata.is_some(), config.resolver.clone());
+    let closed = destinations.close_port(bound.port());
     let starts = async |confinement| {
-        let surroundings = Surroundings { confinement, closed_loopback };
+        let surroundings = Surroundings { confinement, destinations: destinations.clone() };
         let (program, settings) = (browsers.default_program(), BrowserSettings::default());
-        Browser::launch(&program, &settings, &config.workdir, surroundings, &learned).await.is_ok()
+        Browser::launch(&program, &settings, &config.workdir, &surroundings, &learned).await.is_ok()
     };
     let confinement = Confinement::probe(&programs, &config.workdir, starts).await;
 
@@ -156,7 +163,8 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
         address: address::advertised(config.advertise.as_deref(), bound, &config.api_endpoint),
         api,
         browsers,
-        surroundings: Surroundings { confinement, closed_loopback },
+        surroundings: Surroundings { confinement, destinations },
+        _closed: closed,
         learned,
         held: Held::new(config.max_sessions),
         routes: Routes::default(),
@@ -193,10 +201,16 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
 fn prepare_process() {
     #[cfg(target_os = "linux")]
     {
-        use rustix::process::{DumpableBehavior, getpid, set_child_subreaper, set_dumpable_behavior};
+        use rustix::process::{
+            DumpableBehavior, Resource, Rlimit, getpid, getrlimit, set_child_subreaper, set_dumpable_behavior,
+            setrlimit,
+        };
         // Orphaned children of a browser come here to be waited for, and do not stay zombies where the first
         // process of a container is not an init.
         let _ = set_child_subreaper(Some(getpid()));
+        // Every connection of every page takes two of them, and what a machine gives by itself is often 1,024.
+        let limit = Rlimit { current: getrlimit(Resource::Nofile).maximum, ..getrlimit(Resource::Nofile) };
+        let _ = setrlimit(Resource::Nofile, limit);
         // The environment holds the token, and a client can have its browser open file:///proc/<pid>/environ.
         let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     }

@@ -162,11 +162,12 @@ mod tests {
     use super::*;
     use crate::agent::api::Api;
     use crate::agent::browser::Endpoint;
+    use crate::agent::egress::Egress;
 
     fn open(routes: &Routes, session: &SessionId, secret: &str) -> Open {
         let endpoint = Endpoint { port: 1, path: "/devtools/browser/x".into() };
         let api = Api::new("http://127.0.0.1:1", "token").expect("it can be sent");
-        let door = Door { endpoint, filter: Arc::new(Filter::new("/nowhere".into(), true)) };
+        let door = Door { endpoint, filter: Arc::new(Filter::new("/nowhere".into(), Egress::closed())) };
         let clients = Clients::new(session.clone(), door.clone(), api, gateway::IDLE_BEAT);
         routes.open(session.clone(), secret.into(), door, clients)
     }

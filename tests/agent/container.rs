@@ -39,6 +39,7 @@ pub fn config(plane: &ControlPlane) -> AgentConfig {
         search: places(),
         launched: true,
         task_metadata: None,
+        resolver: Default::default(),
         drain_timeout: Duration::from_millis(200),
         gateway_idle_beat: Duration::from_secs(60),
     }

@@ -4,12 +4,14 @@
 mod container;
 mod control_plane;
 mod deliveries;
+mod egress;
 mod filter;
 mod gateway;
 mod gateway_client;
 mod gateway_limits;
 mod isolation;
 mod live;
+mod proxies;
 
 use std::time::Duration;
 
@@ -345,7 +347,7 @@ async fn a_page_cannot_reach_what_a_task_keeps_on_loopback_or_the_metadata_addre
             "0.0.0.0",
         ] {
             let answer = cdp.navigate(&format!("http://{host}:{port}/")).await;
-            assert_eq!(answer["errorText"], "net::ERR_NAME_NOT_RESOLVED", "{browser} {host}");
+            assert_eq!(answer["errorText"], "net::ERR_SOCKS_CONNECTION_FAILED", "{browser} {host}");
         }
     }
     container.stop().await;

@@ -1,131 +1,102 @@
-//! Which proxies a client may not have its browser use. Only what is written as an address is looked at: a name is
-//! resolved by the browser, with the same rules as that of a page.
+//! The proxy of a context. The browser itself connects to nothing but its egress, so it is told to go there, and the egress
+//! where to go from there: to the same proxy, if its address is none that is closed, and around it to what the client
+//! named. A proxy by name is looked at when it is connected to.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use serde_json::{Map, Value};
 
-use serde_json::Value;
+use crate::agent::egress::{Chain, Egress};
 
-/// Amazon's metadata over IPv6.
-const METADATA_V6: [u16; 2] = [0xfd00, 0x0ec2];
+const SERVER: &str = "proxyServer";
+const BYPASS: &str = "proxyBypassList";
 
-pub fn check(servers: Option<&Value>, closed_loopback: bool) -> Result<(), String> {
-    let Some(servers) = servers.and_then(Value::as_str) else { return Ok(()) };
-    // As Chrome takes it: `http=a:1;https=b:2`, and several in turn for one of them.
-    for server in servers.split([';', ',']) {
-        let host = host(server);
-        if is_closed(&host, closed_loopback) {
-            return Err(format!("the proxy {host} is an address of the container or of its cloud"));
-        }
-    }
+/// Without a server a context has its browser's proxy, and what it says of a bypass means nothing. A server that is no
+/// text is the browser's to complain about.
+pub fn take_over(params: &mut Map<String, Value>, egress: &Egress) -> Result<(), String> {
+    let Some(server) = params.get(SERVER).and_then(Value::as_str) else { return Ok(()) };
+    let chain = Chain::parse(Some(server), params.get(BYPASS).and_then(Value::as_str))?;
+    chain.check(egress.destinations()).map_err(|closed| format!("its proxy is not used: {closed}"))?;
+    let server = egress.server(chain).map_err(|error| format!("its proxy cannot be reached: {error}"))?;
+    params.insert(SERVER.to_owned(), server.into());
+    // But for what Chromium leaves out by itself, which is for the egress to judge too.
+    params.insert(BYPASS.to_owned(), "<-loopback>".into());
     Ok(())
-}
-
-fn host(server: &str) -> String {
-    let server: String = server.chars().filter(|character| *character > ' ').collect();
-    let server = server.rsplit_once('=').map_or(&*server, |(_, after)| after);
-    let server = server.split_once("://").map_or(server, |(_, after)| after);
-    let server = server.split(['/', '?', '#']).next().unwrap_or_default();
-    let server = server.rsplit_once('@').map_or(server, |(_, after)| after);
-    let host = match server.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((inside, _)) => inside,
-        // More than one colon: an IPv6 address without brackets.
-        None if server.matches(':').count() > 1 => server,
-        None => server.split(':').next().unwrap_or_default(),
-    };
-    host.trim_end_matches('.').to_ascii_lowercase()
-}
-
-fn is_closed(host: &str, closed_loopback: bool) -> bool {
-    if host == "metadata.google.internal" {
-        return true;
-    }
-    if host == "localhost" || host.ends_with(".localhost") {
-        return closed_loopback;
-    }
-    let address = host.split('%').next().unwrap_or_default().parse::<Ipv6Addr>().map(IpAddr::V6);
-    match address.ok().or_else(|| ipv4(host).map(IpAddr::V4)) {
-        Some(IpAddr::V4(address)) => closed_v4(address, closed_loopback),
-        Some(IpAddr::V6(address)) => match address.to_ipv4_mapped() {
-            Some(inside) => closed_v4(inside, closed_loopback),
-            None => {
-                address.is_unicast_link_local()
-                    || address.segments()[..2] == METADATA_V6
-                    || (closed_loopback && (address.is_loopback() || address.is_unspecified()))
-            }
-        },
-        None => false,
-    }
-}
-
-fn closed_v4(address: Ipv4Addr, closed_loopback: bool) -> bool {
-    address.is_link_local() || (closed_loopback && (address.is_loopback() || address.octets()[0] == 0))
-}
-
-/// In every spelling that Chrome takes: `127.1`, `0x7f.1`, `0177.0.0.1`, `2130706433`.
-fn ipv4(host: &str) -> Option<Ipv4Addr> {
-    let parts: Vec<u32> = host.split('.').map(number).collect::<Option<_>>()?;
-    let (last, first) = parts.split_last()?;
-    if first.len() > 3 || first.iter().any(|part| *part > 255) || u64::from(*last) >> (8 * (4 - first.len())) > 0 {
-        return None;
-    }
-    let high = first.iter().zip([24, 16, 8]).fold(0, |high, (part, shift)| high | (part << shift));
-    Some(Ipv4Addr::from_bits(high | last))
-}
-
-fn number(part: &str) -> Option<u32> {
-    if let Some(hexadecimal) = part.strip_prefix("0x") {
-        return if hexadecimal.is_empty() { Some(0) } else { u32::from_str_radix(hexadecimal, 16).ok() };
-    }
-    match part.strip_prefix('0') {
-        Some(octal) if !octal.is_empty() => u32::from_str_radix(octal, 8).ok(),
-        _ => part.parse().ok(),
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::agent::egress::{Destinations, Resolver};
+
+    fn judged(server: &str, closed_loopback: bool) -> Result<Value, String> {
+        let egress = Egress::new(&Destinations::new(closed_loopback, Resolver::default()));
+        let params = json!({ "disposeOnDetach": true, "proxyServer": server, "proxyBypassList": "a.example" });
+        let Value::Object(mut params) = params else { unreachable!() };
+        take_over(&mut params, &egress).map(|()| params.into())
+    }
+
+    #[tokio::test]
+    async fn proxies_on_the_container_or_its_cloud_are_refused() {
+        for cloud in
+            ["http://169.254.169.254:80", "169.254.170.2", "socks5://2852039166:1", "0xa9fea9fe:80", "[fe80::1]:1"]
+        {
+            assert!(judged(cloud, true).is_err() && judged(cloud, false).is_err(), "{cloud}");
+        }
+        for own in
+            ["127.0.0.1:3128", "http://127.1:3128/", "0177.0.0.1:1", "2130706433:80", "0:1", "[::1]:80", "[::]:80"]
+        {
+            assert!(judged(own, true).expect_err(own).contains("loopback"), "{own}");
+            assert!(judged(own, false).is_ok(), "as pages on a developer's machine may: {own}");
+        }
+        for elsewhere in ["http://proxy.example:3128", "192.0.2.1:1", "[2001:db8::1]:1", "127.example"] {
+            assert!(judged(elsewhere, true).is_ok(), "{elsewhere}");
+        }
+        assert!(judged("a.example:1;https=b.example:2", false).expect_err("two").contains("name one"));
+    }
+
+    #[tokio::test]
+    async fn a_context_is_told_the_egress_whatever_its_proxy_is() {
+        for (server, scheme) in [
+            ("http://proxy.example:3128", "http://"),
+            ("https://proxy.example", "http://"),
+            ("socks5://proxy.example", "socks5://"),
+            ("socks4://proxy.example", "socks5://"),
+            // Not even straight ahead a browser goes by itself.
+            ("direct://", "socks5://"),
+            ("", "socks5://"),
+        ] {
+            let told = judged(server, true).expect(server);
+            let (name, port) = told["proxyServer"]
+                .as_str()
+                .and_then(|told| told.strip_prefix(scheme))
+                .and_then(|told| told.split_once(':'))
+                .expect("a server");
+            assert!(name.ends_with(".wallcrawler") && port.parse::<u16>().is_ok(), "{told}");
+            assert_eq!((&told["proxyBypassList"], &told["disposeOnDetach"]), (&json!("<-loopback>"), &json!(true)));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_same_proxy_is_the_same_way_out_and_there_are_not_any_number_of_them() {
+        let egress = Egress::new(&Destinations::new(true, Resolver::default()));
+        let open = |server: String| {
+            let mut params = Map::from_iter([("proxyServer".to_owned(), server.into())]);
+            take_over(&mut params, &egress).map(|()| params["proxyServer"].clone())
+        };
+        let first = open("http://a.example:1".to_owned()).expect("opened");
+        assert_eq!(open("http://a.example:1".to_owned()), Ok(first));
+        let refused = (2..=100).find_map(|port| open(format!("http://a.example:{port}")).err());
+        assert!(refused.expect("a limit").contains("at most 64"));
+    }
 
     #[test]
-    fn proxies_on_the_container_or_its_cloud_are_refused() {
-        let judged = |server: &str, closed_loopback| check(Some(&server.into()), closed_loopback).is_err();
-        for cloud in [
-            "http://169.254.169.254:80",
-            "169.254.170.2",
-            "socks5://2852039166:1",
-            "0xa9fea9fe:80",
-            "[::ffff:169.254.169.254]:80",
-            "[fe80::1%eth0]:1",
-            "[fd00:ec2::254]:80",
-            "http://metadata.google.internal.:80",
-            "http=a.example:1;https=169.254.169.254:2",
-            "a.example:1, 169.254.1",
-        ] {
-            assert!(judged(cloud, true) && judged(cloud, false), "{cloud}");
-        }
-        for own in [
-            "127.0.0.1:3128",
-            "http://user:password@127.1:3128/",
-            "LOCALHOST:1",
-            "a.localhost.",
-            "0177.0.0.1:1",
-            "0x7f000001",
-            "2130706433:80",
-            "0.0.0.0:1",
-            "0:1",
-            "[::1]:80",
-            "::1",
-            "[::]:80",
-            "[::ffff:7f00:1]:80",
-            "direct://,\tloc alhost:1",
-        ] {
-            assert!(judged(own, true), "{own}");
-            assert!(!judged(own, false), "as pages on a developer's machine may: {own}");
-        }
-        for elsewhere in
-            ["http://proxy.example:3128", "10.0.0.7:1", "[2001:db8::1]:1", "direct://", "", "1.2.3.4.5", "127.example"]
-        {
-            assert!(!judged(elsewhere, true), "{elsewhere}");
+    fn without_a_server_nothing_is_changed() {
+        let egress = Egress::new(&Destinations::new(true, Resolver::default()));
+        for params in [json!({}), json!({ "proxyServer": 7 }), json!({ "proxyServer": null, "proxyBypassList": "a" })] {
+            let Value::Object(mut taken) = params.clone() else { unreachable!() };
+            take_over(&mut taken, &egress).expect("nothing to refuse");
+            assert_eq!(Value::Object(taken), params);
         }
     }
 }

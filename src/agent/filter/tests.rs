@@ -13,7 +13,7 @@ impl Home {
     }
 
     fn filter(&self) -> Filter {
-        Filter::new(self.0.clone(), true)
+        Filter::new(self.0.clone(), Egress::closed())
     }
 }
 
@@ -28,7 +28,7 @@ fn command(method: &str, params: Value) -> String {
 }
 
 fn judge(method: &str, params: Value) -> Verdict {
-    Filter::new("/nowhere".into(), true).judge(&command(method, params))
+    Filter::new("/nowhere".into(), Egress::closed()).judge(&command(method, params))
 }
 
 /// What the browser gets in its place.
@@ -234,11 +234,12 @@ fn a_directory_that_leads_out_of_the_session_is_not_the_sessions() {
     refusal(home.filter().judge(&command("DOM.setFileInputFiles", json!({ "files": ["uploads/passwd"] }))));
 }
 
-#[test]
-fn a_contexts_proxy_is_looked_at() {
+#[tokio::test]
+async fn a_contexts_proxy_is_looked_at_and_taken_over() {
     let context = |server: &str| judge("Target.createBrowserContext", json!({ "proxyServer": server }));
-    assert!(refusal(context("http://127.0.0.1:1")).contains("127.0.0.1"));
-    assert_eq!(rewritten(context("http://proxy.example:1"))["params"]["proxyServer"], "http://proxy.example:1");
+    assert!(refusal(context("http://127.0.0.1:1")).contains("loopback"));
+    let told = rewritten(context("http://proxy.example:1"))["params"]["proxyServer"].to_string();
+    assert!(told.contains(".wallcrawler:"), "{told}");
 }
 
 #[test]
@@ -257,7 +258,7 @@ fn a_command_within_a_command_is_looked_at_too() {
 
 #[test]
 fn names_in_other_spellings_are_the_same_names() {
-    let filter = Filter::new("/nowhere".into(), true);
+    let filter = Filter::new("/nowhere".into(), Egress::closed());
     let why = |text: &str| refusal(filter.judge(text));
     why(r#"{"id":7,"sessionId":"S","m\u0065thod":"Page.n\u0061vigate","p\u0061rams":{"\u0075rl":"fil\u0065:///"}}"#);
     why(r#"{"sessionId":"S","params":{"url":"file:///"},"id":7,"method":"Page.navigate"}"#);
@@ -268,7 +269,7 @@ fn names_in_other_spellings_are_the_same_names() {
 
 #[test]
 fn of_what_is_said_twice_only_what_was_looked_at_goes_on() {
-    let filter = Filter::new("/nowhere".into(), true);
+    let filter = Filter::new("/nowhere".into(), Egress::closed());
     let rewritten = |text: &str| match filter.judge(text) {
         Verdict::Rewrite(anew) => anew,
         other => panic!("{other:?}"),
@@ -289,7 +290,7 @@ fn of_what_is_said_twice_only_what_was_looked_at_goes_on() {
 
 #[test]
 fn what_is_no_json_is_refused_though_chrome_reads_some_of_it() {
-    let filter = Filter::new("/nowhere".into(), true);
+    let filter = Filter::new("/nowhere".into(), Egress::closed());
     for (text, code) in [
         (r#"/**/{"id":1,"method":"Page.navigate","params":{"url":"file:///"}}"#, NOT_JSON),
         (r#"{"id":1,/*x*/"method":"Runtime.enable"}"#, NOT_JSON),
@@ -319,7 +320,7 @@ fn what_is_no_json_is_refused_though_chrome_reads_some_of_it() {
 #[test]
 fn a_large_command_gets_a_small_answer() {
     let large = "é".repeat(1_000_000);
-    let filter = Filter::new("/nowhere".into(), true);
+    let filter = Filter::new("/nowhere".into(), Egress::closed());
     for command in [
         json!({ "id": 1, "method": format!("Tethering.{large}") }),
         json!({ "id": 1, "method": "Tethering.bind", "sessionId": large }),
@@ -332,7 +333,7 @@ fn a_large_command_gets_a_small_answer() {
 
 #[test]
 fn what_a_page_may_be_told_is_not_read_too_closely() {
-    let filter = Filter::new("/nowhere".into(), true);
+    let filter = Filter::new("/nowhere".into(), Egress::closed());
     let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
     for params in [r#"{"expression":"'\ud800'"}"#, r#"{"a":1e999}"#, &deep, "null", r#"{"url":"file:///","url":1}"#] {
         let text = format!(r#" {{"id":1,"method":"Runtime.evaluate","sessionId":"S","params":{params},"odd":[1]}} "#);

@@ -2,6 +2,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::agent::egress::Egress;
 
 struct Scene {
     client: TcpStream,
@@ -20,7 +21,10 @@ async fn scene(client_said: &[u8], browser_said: &[u8]) -> Scene {
     let ((client, near), (browser, far)) = (pair().await, pair().await);
     let mut near = Leg { stream: near, read_ahead: client_said.to_vec().into() };
     let mut far = Leg { stream: far, read_ahead: browser_said.to_vec().into() };
-    let relay = tokio::spawn(async move { relay(&mut near, &mut far, &Filter::new("/nowhere".into(), true)).await });
+    let relay =
+        tokio::spawn(
+            async move { relay(&mut near, &mut far, &Filter::new("/nowhere".into(), Egress::closed())).await },
+        );
     Scene { client, browser, relay }
 }
 
@@ -40,7 +44,7 @@ const HARMLESS: &str = r#"{"id":1,"method":"Runtime.enable"}"#;
 const FILE: &str = r#"{"id":2,"method":"Page.navigate","params":{"url":"file:///"}}"#;
 
 fn answer() -> Vec<u8> {
-    match Filter::new("/nowhere".into(), true).judge(FILE) {
+    match Filter::new("/nowhere".into(), Egress::closed()).judge(FILE) {
         Verdict::Refuse(answer) => frames::for_client(&answer),
         other => panic!("{other:?}"),
     }
@@ -134,7 +138,9 @@ async fn a_client_that_does_not_read_its_refusals_is_not_read_either() {
         sent += refused.len();
         assert!(sent < 64 << 20, "answers are kept without end");
     }
-    let Verdict::Refuse(answer) = Filter::new("/nowhere".into(), true).judge(&command) else { panic!("it passes") };
+    let Verdict::Refuse(answer) = Filter::new("/nowhere".into(), Egress::closed()).judge(&command) else {
+        panic!("it passes")
+    };
     let answer = frames::for_client(&answer);
     assert_eq!(read(&mut scene.client, answer.len()).await, answer);
 }
