@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest;
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::http::{HeaderMap, StatusCode, Uri};
@@ -142,8 +143,10 @@ pub async fn list_pages(
 /// is in the path, because the files they load are named relative to it.
 pub async fn show_devtools(
     State(app): State<App>,
-    Path((id, token, file)): Path<(String, String, String)>,
+    path: Result<Path<(String, String, String)>, PathRejection>,
 ) -> Result<Response, ApiError> {
+    // What is no text names nothing.
+    let Path((id, token, file)) = path.map_err(|_| ApiError::session_not_found())?;
     let id: SessionId = id.parse().map_err(|_| ApiError::session_not_found())?;
     let viewer = viewer(&app, &token, &id).await?;
     if !viewer.drives {

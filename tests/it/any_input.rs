@@ -289,7 +289,13 @@ async fn whatever_is_asked_no_answer_is_a_500_or_late_and_every_refusal_has_its_
         let subject = Subject::Connect { session, user: "user_1".parse().expect("an id") };
         tokens.mint(&subject, now_ms(), now_ms() + 3_600_000)
     };
-    let in_query: Vec<String> = sessions.iter().map(connect).chain(["hunter2".to_owned()]).collect();
+    let view = |id: &String| {
+        let session: SessionId = id.parse().expect("an id");
+        let subject = Subject::View { session, user: "user_1".parse().expect("an id") };
+        tokens.mint(&subject, now_ms(), now_ms() + 3_600_000)
+    };
+    let tokens = sessions.iter().map(connect).chain(sessions.iter().map(view));
+    let in_query: Vec<String> = tokens.chain(["hunter2".to_owned()]).collect();
     let headers = vec![
         ("x-api-key", "key-one".to_owned()),
         ("x-api-key", "key-one".to_owned()),

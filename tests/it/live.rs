@@ -168,8 +168,9 @@ async fn to_look_costs_one_round_trip_and_leaves_no_trace_in_redis() {
     let (world, container) = (World::new(&[]).await, Container::start().await);
     let id = container.session(&world).await;
     let redis = world.redis.client().await;
-    debug(&world, &id, "").await;
     let before = Contents::read(&redis).await;
+    // The first one brings the script.
+    debug(&world, &id, "").await;
     let (reads, answer) = cost(&redis, debug(&world, &id, "")).await;
     assert_eq!((reads, answer.status), (1, StatusCode::OK));
     let token = text(&answer.body, "wsUrl").split("token=").nth(1).expect("a token").to_owned();
