@@ -1,4 +1,4 @@
-//! What answers at the addresses of [`live`](super::live), on native homes: the page that shows a session's pictures, its
+//! What answers at the addresses of [`live`], on native homes: the page that shows a session's pictures, its
 //! list of pages, the sockets on which pictures come, and the DevTools of the session's own browser.
 //!
 //! With a token that may only watch, the socket leads to where the container lets through nothing but pictures; with one

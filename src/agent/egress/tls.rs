@@ -24,3 +24,22 @@ pub async fn wrap(stream: TcpStream, host: &str) -> io::Result<TlsStream<TcpStre
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
     connector()?.connect(name, stream).await
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// And no panic: there is one provider of cryptography in the process, and it is found.
+    #[tokio::test]
+    async fn a_proxy_that_speaks_no_tls_is_an_error() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let stream = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
+        let (mut proxy, _) = listener.accept().await.expect("accepted");
+        proxy.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.expect("sent");
+        let error = wrap(stream, "proxy.example").await.expect_err("no TLS");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+    }
+}
