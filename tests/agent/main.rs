@@ -11,6 +11,7 @@ mod gateway_client;
 mod gateway_limits;
 mod isolation;
 mod proxies;
+mod upstreams;
 
 use std::time::Duration;
 
