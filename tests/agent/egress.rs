@@ -225,6 +225,22 @@ async fn where_loopback_is_open_ports_of_browsers_and_of_their_container_are_not
     container.stop().await;
 }
 
+/// Fails without `neighbours`.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_devtools_of_another_containers_browsers_are_closed_too() {
+    let (plane, others) = (ControlPlane::start().await, ControlPlane::start().await);
+    let (container, other) = (developers(&plane).await, developers(&others).await);
+    let (mine, theirs) = (plane.hand_out(json!({}), 1, HOUR), others.hand_out(json!({}), 1, HOUR));
+    let (mut cdp, _theirs) = (connect(&plane, &mine, 1).await, connect(&others, &theirs, 1).await);
+    let page = cdp.attach().await;
+    let port = devtools_ports(&other)[0];
+    for host in ["127.0.0.1", "four.example"] {
+        assert_eq!(visit(&mut cdp, &page, &format!("http://{host}:{port}/json/version")).await, NOWHERE);
+    }
+    container.stop().await;
+    other.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_is_not_there_is_a_page_that_does_not_load() {
     let plane = ControlPlane::start().await;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _, UdpSocket};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-use super::literal;
+use super::{literal, neighbours};
 
 /// From the name to the connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -113,6 +114,8 @@ struct Shared {
     resolver: Resolver,
     /// Of this machine, which are closed even where its others are open; and how many times each.
     ports: Mutex<HashMap<u16, usize>>,
+    /// Where this container's directory is, and others' may be.
+    neighbours: Option<PathBuf>,
 }
 
 /// A port of this machine that no page reaches while this lives.
@@ -142,7 +145,12 @@ impl Drop for ClosedPort {
 
 impl Destinations {
     pub fn new(closed_loopback: bool, resolver: Resolver) -> Self {
-        let shared = Arc::new(Shared { closed_loopback, resolver, ports: Mutex::default() });
+        Self::beside(None, closed_loopback, resolver)
+    }
+
+    /// The same, where other containers may have their directories in `neighbours` too.
+    pub fn beside(neighbours: Option<PathBuf>, closed_loopback: bool, resolver: Resolver) -> Self {
+        let shared = Arc::new(Shared { closed_loopback, resolver, ports: Mutex::default(), neighbours });
         Self { shared, lookups: Arc::new(Semaphore::new(LOOKUPS_OF_A_BROWSER)) }
     }
 
@@ -169,7 +177,14 @@ impl Destinations {
                 (false, false) => Ok(()),
             };
         }
-        let closed = self.ports().contains_key(&address.port()) && (literal::is_loopback(ip) || is_own(ip));
+        // DevTools listen on loopback only.
+        let neighbour =
+            || self.shared.neighbours.as_ref().is_some_and(|at| neighbours::is_devtools(at, address.port()));
+        let closed = if self.ports().contains_key(&address.port()) {
+            literal::is_loopback(ip) || is_own(ip)
+        } else {
+            literal::is_loopback(ip) && neighbour()
+        };
         if closed { Err(Closed::Port) } else { Ok(()) }
     }
 
