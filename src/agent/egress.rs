@@ -17,6 +17,7 @@ mod bypass;
 mod destinations;
 mod http;
 mod literal;
+mod neighbours;
 mod socks;
 mod tls;
 mod upstream;

@@ -147,7 +147,11 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
     let programs = [Some(browsers.default_program()), browsers.full_program()];
     let programs: Vec<&Path> = programs.iter().flatten().map(|program| program.path.as_path()).collect();
     let learned = Learned::default();
-    let destinations = Destinations::new(config.task_metadata.is_some(), config.resolver.clone());
+    let destinations = Destinations::beside(
+        config.workdir.parent().map(Path::to_owned),
+        config.task_metadata.is_some(),
+        config.resolver.clone(),
+    );
     let closed = destinations.close_port(bound.port());
     let starts = async |confinement| {
         let surroundings = Surroundings { confinement, destinations: destinations.clone() };

@@ -8,7 +8,7 @@ use wallcrawler::agent::{AgentConfig, Resolver};
 
 use crate::container::{Cdp, Container, command_line, config};
 use crate::control_plane::ControlPlane;
-use crate::proxies::{Asked, http_proxy, site, socks_proxy};
+use crate::proxies::{Asked, site};
 use crate::{HOUR, address, connect, task_metadata};
 
 /// What anybody's DNS may say.
@@ -26,7 +26,7 @@ fn resolver() -> Resolver {
     })
 }
 
-async fn developers(plane: &ControlPlane) -> Container {
+pub async fn developers(plane: &ControlPlane) -> Container {
     Container::start(AgentConfig { resolver: resolver(), ..config(plane) })
 }
 
@@ -36,7 +36,7 @@ async fn tasks(plane: &ControlPlane) -> Container {
 }
 
 /// A page in a context of its own.
-async fn page_in_context(cdp: &mut Cdp, proxy: Value) -> Result<String, String> {
+pub async fn page_in_context(cdp: &mut Cdp, proxy: Value) -> Result<String, String> {
     let answer = cdp.ask(None, "Target.createBrowserContext", proxy).await;
     if let Some(refusal) = answer["error"]["message"].as_str() {
         return Err(refusal.to_owned());
@@ -48,7 +48,7 @@ async fn page_in_context(cdp: &mut Cdp, proxy: Value) -> Result<String, String> 
     Ok(attached["sessionId"].as_str().expect("a session").to_owned())
 }
 
-async fn evaluate(cdp: &mut Cdp, page: &str, expression: &str) -> Value {
+pub async fn evaluate(cdp: &mut Cdp, page: &str, expression: &str) -> Value {
     let params = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
     let mut answer = cdp.ask(Some(page), "Runtime.evaluate", params).await;
     assert!(answer["result"]["exceptionDetails"].is_null() && answer["error"].is_null(), "{answer}");
@@ -56,7 +56,7 @@ async fn evaluate(cdp: &mut Cdp, page: &str, expression: &str) -> Value {
 }
 
 /// What a page shows after it was sent there, or why it was not.
-async fn visit(cdp: &mut Cdp, page: &str, url: &str) -> String {
+pub async fn visit(cdp: &mut Cdp, page: &str, url: &str) -> String {
     let went = cdp.ask(Some(page), "Page.navigate", json!({ "url": url })).await;
     if let Some(error) = went["result"]["errorText"].as_str() {
         return error.to_owned();
@@ -71,7 +71,8 @@ async fn try_to_visit(cdp: &mut Cdp, page: &str, url: &str) {
     let _ = tokio::time::timeout(Duration::from_secs(2), visit(cdp, page, url)).await;
 }
 
-const NOWHERE: &str = "net::ERR_SOCKS_CONNECTION_FAILED";
+/// Whatever it was.
+pub const NOWHERE: &str = "net::ERR_SOCKS_CONNECTION_FAILED";
 
 /// Each way in which a page, or a client's context, makes its browser connect to something.
 async fn ways(cdp: &mut Cdp, port: u16, asked: &Asked) -> Vec<(String, bool)> {
@@ -224,6 +225,22 @@ async fn where_loopback_is_open_ports_of_browsers_and_of_their_container_are_not
     container.stop().await;
 }
 
+/// Fails without `neighbours`.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_devtools_of_another_containers_browsers_are_closed_too() {
+    let (plane, others) = (ControlPlane::start().await, ControlPlane::start().await);
+    let (container, other) = (developers(&plane).await, developers(&others).await);
+    let (mine, theirs) = (plane.hand_out(json!({}), 1, HOUR), others.hand_out(json!({}), 1, HOUR));
+    let (mut cdp, _theirs) = (connect(&plane, &mine, 1).await, connect(&others, &theirs, 1).await);
+    let page = cdp.attach().await;
+    let port = devtools_ports(&other)[0];
+    for host in ["127.0.0.1", "four.example"] {
+        assert_eq!(visit(&mut cdp, &page, &format!("http://{host}:{port}/json/version")).await, NOWHERE);
+    }
+    container.stop().await;
+    other.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_is_not_there_is_a_page_that_does_not_load() {
     let plane = ControlPlane::start().await;
@@ -233,147 +250,6 @@ async fn a_host_that_is_not_there_is_a_page_that_does_not_load() {
     let page = cdp.attach().await;
     for url in ["http://nobody.example/", "https://nobody.example/", "http://127.0.0.1:2/"] {
         assert_eq!(visit(&mut cdp, &page, url).await, NOWHERE, "{url}");
-    }
-    container.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_sessions_proxy_is_its_own_and_gets_what_its_bypass_list_leaves_it() {
-    let plane = ControlPlane::start().await;
-    let container = developers(&plane).await;
-    let (site, _) = site().await;
-    let ((http, by_http), (socks, by_socks)) = (http_proxy(None).await, socks_proxy().await);
-    for (server, asked, shown, plain) in [
-        (format!("http://127.0.0.1:{http}"), &by_http, "by proxy", "GET http://shop.example/cart"),
-        (format!("http://four.example:{http}"), &by_http, "by proxy", "GET http://shop.example/cart"),
-        (format!("socks5://four.example:{socks}"), &by_socks, "by SOCKS", "shop.example:80"),
-    ] {
-        let proxy = json!({ "server": server, "bypass": "six.example" });
-        let session = plane.hand_out(json!({ "proxy": proxy }), 1, HOUR);
-        let mut cdp = connect(&plane, &session, 1).await;
-        let page = cdp.attach().await;
-        assert_eq!(visit(&mut cdp, &page, "http://shop.example/cart").await, shown, "{server}");
-        assert_eq!(asked.take(), [plain]);
-        // One that is bypassed by its name, one that is by itself, several requests each.
-        for url in [format!("http://six.example:{site}/"), format!("http://localhost:{site}/")] {
-            for _ in 0..2 {
-                assert_eq!(visit(&mut cdp, &page, &url).await, "the site", "{server} {url}");
-            }
-            let script = "Promise.all([1, 2, 3].map(n => fetch('/' + n).then(answer => answer.status)))";
-            assert_eq!(evaluate(&mut cdp, &page, script).await, json!([200, 200, 200]));
-        }
-        assert_eq!(asked.take(), [] as [String; 0], "{server}");
-        // Nobody need resolve these to know them.
-        for closed in
-            ["http://169.254.169.254/latest/meta-data/", "http://[fd00:ec2::254]/", "http://[64:ff9b::a9fe:a9fe]/"]
-        {
-            let refused = visit(&mut cdp, &page, closed).await;
-            assert!(refused == NOWHERE || refused.contains("wallcrawler: the cloud's"), "{refused}");
-        }
-        assert_eq!(asked.take(), [] as [String; 0], "{server}");
-        // WebSockets and https: are tunnelled.
-        evaluate(
-            &mut cdp,
-            &page,
-            "new Promise(done => { new WebSocket('ws://feed.example/').onerror = () => done(1) })",
-        )
-        .await;
-        visit(&mut cdp, &page, "https://safe.example/").await;
-        let tunnels = asked.take().join(" ");
-        assert!(tunnels.contains("feed.example:80") && tunnels.contains("safe.example:443"), "{tunnels}");
-
-        let without = plane.hand_out(json!({}), 1, HOUR);
-        let mut other = connect(&plane, &without, 1).await;
-        let page = other.attach().await;
-        assert_eq!(visit(&mut other, &page, &format!("http://four.example:{site}/")).await, "the site");
-        assert_eq!(visit(&mut other, &page, "http://nobody.example/").await, NOWHERE);
-        assert_eq!(asked.take(), [] as [String; 0]);
-        for (cdp, session) in [(&mut cdp, session), (&mut other, without)] {
-            cdp.send("Browser.close").await;
-            plane.ended(&session).await;
-        }
-    }
-    container.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_context_has_a_proxy_of_its_own_and_the_others_do_not() {
-    for browser in ["headless-shell", "chromium"] {
-        let plane = ControlPlane::start().await;
-        let container = developers(&plane).await;
-        let (site, _) = site().await;
-        let ((http, by_http), (socks, by_socks)) = (http_proxy(None).await, socks_proxy().await);
-        let session = plane.hand_out(json!({ "browser": browser }), 1, HOUR);
-        let mut cdp = connect(&plane, &session, 1).await;
-        let first = cdp.attach().await;
-        for (server, asked, shown, noted) in [
-            (format!("http://127.0.0.1:{http}"), &by_http, "by proxy", "GET http://shop.example/"),
-            (format!("four.example:{http}"), &by_http, "by proxy", "GET http://shop.example/"),
-            (format!("socks5://127.0.0.1:{socks}"), &by_socks, "by SOCKS", "shop.example:80"),
-            // Which resolves nothing: the address is what the name means here.
-            (format!("socks4://127.0.0.1:{socks}"), &by_socks, "by SOCKS", "127.0.0.1:80"),
-        ] {
-            let params = json!({ "proxyServer": server, "proxyBypassList": "six.example" });
-            let page = page_in_context(&mut cdp, params).await.expect("it is allowed");
-            let name = if server.starts_with("socks4") { "four.example" } else { "shop.example" };
-            asked.take();
-            // The whole browser asks twice when it navigates ahead of itself.
-            assert_eq!(visit(&mut cdp, &page, &format!("http://{name}/")).await, shown, "{server}");
-            let took = asked.take();
-            assert!(!took.is_empty() && took.iter().all(|took| took == noted), "{server} {took:?}");
-            assert_eq!(visit(&mut cdp, &page, &format!("http://six.example:{site}/")).await, "the site");
-            assert_eq!(visit(&mut cdp, &first, &format!("http://four.example:{site}/")).await, "the site");
-            assert_eq!(asked.take(), [] as [String; 0], "{server}");
-        }
-        for (server, why) in [
-            ("http://169.254.169.254", "the cloud's"),
-            ("http=a.example:1;https=b.example:1", "name one"),
-            ("http://user:secret@a.example:1", "Fetch.authRequired"),
-        ] {
-            let refusal = page_in_context(&mut cdp, json!({ "proxyServer": server })).await.expect_err(server);
-            assert!(
-                refusal.contains("Target.createBrowserContext is refused here") && refusal.contains(why),
-                "{refusal}"
-            );
-        }
-        container.stop().await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_proxys_question_for_credentials_gets_to_the_client_and_the_answer_to_the_proxy() {
-    let plane = ControlPlane::start().await;
-    let container = developers(&plane).await;
-    // "user:secret"
-    let (port, asked) = http_proxy(Some("dXNlcjpzZWNyZXQ=")).await;
-    let session = plane.hand_out(json!({ "proxy": { "server": format!("http://127.0.0.1:{port}") } }), 1, HOUR);
-    let mut cdp = connect(&plane, &session, 1).await;
-    let page = cdp.attach().await;
-    cdp.ask(Some(&page), "Fetch.enable", json!({ "handleAuthRequests": true })).await;
-    for (url, noted) in
-        [("http://shop.example/", "GET http://shop.example/"), ("https://safe.example/", "CONNECT safe.example:443")]
-    {
-        let go = json!({ "expression": format!("location.href = '{url}'; 1") });
-        cdp.ask(Some(&page), "Runtime.evaluate", go).await;
-        let paused = cdp.event("Fetch.requestPaused").await;
-        let params = json!({ "requestId": paused["params"]["requestId"] });
-        cdp.ask(Some(&page), "Fetch.continueRequest", params).await;
-        if asked.take().is_empty() && url.starts_with("http:") {
-            let question = cdp.event("Fetch.authRequired").await;
-            assert_eq!(question["params"]["authChallenge"]["source"], "Proxy");
-            let answer = json!({
-                "requestId": question["params"]["requestId"],
-                "authChallengeResponse": { "response": "ProvideCredentials", "username": "user", "password": "secret" },
-            });
-            cdp.ask(Some(&page), "Fetch.continueWithAuth", answer).await;
-        }
-        let deadline = std::time::Instant::now() + Duration::from_secs(10);
-        let mut taken = asked.take();
-        while taken.is_empty() && std::time::Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            taken = asked.take();
-        }
-        assert!(!taken.is_empty() && taken.iter().all(|taken| taken == noted), "{url} {taken:?}");
     }
     container.stop().await;
 }

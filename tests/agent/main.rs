@@ -12,6 +12,7 @@ mod gateway_limits;
 mod isolation;
 mod live;
 mod proxies;
+mod upstreams;
 
 use std::time::Duration;
 
