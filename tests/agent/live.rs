@@ -179,7 +179,8 @@ async fn a_viewer_that_does_not_read_has_few_pictures_made_for_it_whatever_it_sa
             refused += u32::from(message["error"].is_object());
         }
         assert!((1..=4).contains(&pictures), "{pictures} pictures were made");
-        assert_eq!(refused, 500);
+        // On a crowded machine a picture may have come before the last of them was said, and that one was good.
+        assert!((500 - pictures..=500).contains(&refused), "{refused} were refused, with {pictures} pictures");
         // It is none the worse for it.
         viewer.say("Page.stopScreencast", json!({})).await;
         viewer.say("Page.startScreencast", json!({})).await;
