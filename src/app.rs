@@ -20,6 +20,7 @@ use crate::known::Known;
 use crate::metrics::Metrics;
 use crate::push::Push;
 use crate::secrets::{self, Kept, SecretsManager};
+use crate::storage::{Storage, StorageError};
 use crate::store::events::Events;
 use crate::store::{Limits, Store, StoreError, Unanswered};
 use crate::tokens::{SecretTooShort, Tokens};
@@ -36,6 +37,8 @@ pub struct Parts {
     pub listed: Mutex<(u64, Option<FleetListing>)>,
     /// Who holds the sockets of the gateway's clients, if there is a gateway.
     pub push: Option<Box<dyn Push>>,
+    /// Where files are kept.
+    pub storage: Storage,
     pub containers: ContainerClient,
     /// What this process remembers of the gateway's connections.
     pub known: Known,
@@ -72,6 +75,8 @@ pub struct Parts {
 pub enum BootError {
     #[error("the session store cannot be used")]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
     #[error("JWE_SECRET {0}")]
     Secret(#[from] SecretTooShort),
 }
@@ -126,6 +131,7 @@ impl App {
             fleet,
             listed: Mutex::default(),
             push,
+            storage: Storage::open(config.storage)?,
             containers: ContainerClient::default(),
             known: Known::default(),
             tokens,

@@ -176,7 +176,7 @@ impl FromRequestParts<App> for ContainerCaller {
             Subject::Launched { container, max_sessions } => {
                 Ok(ContainerCaller { container, launched_for: Some(max_sessions) })
             }
-            Subject::Connect { .. } | Subject::View { .. } | Subject::Service => Err(TokenError::Invalid.into()),
+            _ => Err(TokenError::Invalid.into()),
         }
     }
 }
@@ -190,9 +190,7 @@ impl FromRequestParts<App> for ServiceCaller {
         };
         match verify_token(app, token).await? {
             Subject::Service => Ok(ServiceCaller),
-            Subject::Connect { .. } | Subject::View { .. } | Subject::Container(_) | Subject::Launched { .. } => {
-                Err(TokenError::Invalid.into())
-            }
+            _ => Err(TokenError::Invalid.into()),
         }
     }
 }

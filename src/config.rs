@@ -20,6 +20,7 @@ use crate::api_keys::{ApiKeys, KeyFaults};
 use crate::container::{ClaimPace, FleetPolicy};
 use crate::protocol::{MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT, MISSED_HEARTBEATS};
 use crate::secrets::Timing;
+use crate::storage::StorageAt;
 use crate::store::Limits;
 use crate::tokens::MIN_SECRET_BYTES;
 
@@ -80,6 +81,8 @@ pub struct Config {
     pub policy: FleetPolicy,
     /// `None`: containers are child processes, where there can be any.
     pub ecs: Option<EcsOptions>,
+    /// `None`: nowhere, or where this process has a Redis of its own, beside that, and no longer than that.
+    pub storage: Option<StorageAt>,
     pub connect_wait: Duration,
     /// How long a client's connection may be idle between requests.
     pub keep_alive: Duration,
@@ -259,6 +262,7 @@ impl Config {
             limits,
             policy,
             ecs,
+            storage: env.storage(),
             connect_wait: env.seconds("CONNECT_WAIT_SECONDS", 120.0, 3_600.0),
             // Longer than a load balancer of AWS keeps its own by default.
             keep_alive: env.seconds("KEEP_ALIVE_SECONDS", 75.0, 86_400.0),

@@ -9,7 +9,7 @@
 //!   home), [`routes`], [`ws`], [`auth`], [`error`], [`telemetry`], [`agent`], the browser container, and
 //!   [`new_key`], which makes API keys.
 //! - **Behaviour**: [`lifecycle`] (what happens to sessions and containers), [`scaling`] (how many containers).
-//! - **Seams**: [`app`] holds them together; [`store`] (Redis), [`fleet`] (what runs containers), [`push`] (clients
+//! - **Seams**: [`app`] holds them together; [`store`] (Redis), [`storage`] (files), [`fleet`] (what runs containers), [`push`] (clients
 //!   whose sockets a gateway holds), [`container_client`] (their containers), [`secrets`] (Secrets Manager),
 //!   [`upgrade`] and [`splice`] (sockets), [`metrics`] (what was counted).
 //! - **Types**: [`ids`], [`session`], [`container`], [`protocol`], [`browser_settings`], [`tokens`],
@@ -53,6 +53,7 @@ pub mod server;
 pub mod session;
 #[cfg(feature = "agent")]
 pub mod splice;
+pub mod storage;
 pub mod store;
 #[cfg(feature = "agent")]
 pub mod sweep;

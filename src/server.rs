@@ -31,6 +31,7 @@ use crate::native::{self, ServeOptions};
 use crate::private_redis::{PrivateRedis, PrivateRedisError};
 use crate::push::Push;
 use crate::secrets::Unavailable;
+use crate::storage::StorageAt;
 use crate::store::StoreError;
 use crate::store::events::Events;
 use crate::ws::emulator::{Emulator, EmulatorOptions};
@@ -76,7 +77,7 @@ pub struct Server {
 impl Server {
     /// Starts all that is needed, and listens. `program` is the binary whose `container` command runs the
     /// browsers.
-    pub async fn start(config: Config, program: PathBuf) -> Result<Self, ServerError> {
+    pub async fn start(mut config: Config, program: PathBuf) -> Result<Self, ServerError> {
         if config.policy.max_containers > 0 && config.ecs.is_none() {
             // Now, in one sentence, and not again and again when the first session waits for a browser.
             let env = |name: &str| config.child_env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
@@ -90,8 +91,12 @@ impl Server {
         let (redis, endpoint) = match &config.redis_endpoint {
             Some(endpoint) => (None, endpoint.0.clone()),
             None => {
-                let redis = PrivateRedis::start(&root.join(format!("redis-{}", std::process::id()))).await?;
+                let dir = root.join(format!("redis-{}", std::process::id()));
+                let redis = PrivateRedis::start(&dir).await?;
                 let endpoint = redis.endpoint();
+                // Who owns it, and that it belongs together with sessions and keys that are forgotten with this process,
+                // is the same.
+                config.storage.get_or_insert_with(|| StorageAt::Directory(dir.join("files")));
                 (Some(redis), endpoint)
             }
         };

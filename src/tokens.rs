@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 
 use crate::hex;
 use crate::ids::{ContainerId, SessionId, UserId};
+use crate::storage::{ObjectName, Use};
 
 /// The shortest secret tokens may be made from, in bytes.
 pub const MIN_SECRET_BYTES: usize = 32;
@@ -38,6 +39,8 @@ pub enum Subject {
     Container(ContainerId),
     /// The same, of one that was launched, for as many sessions as it was launched for.
     Launched { container: ContainerId, max_sessions: u32 },
+    /// May read or write one file.
+    Object { name: ObjectName, to: Use },
     /// May have containers come that a service of ECS runs: each is given a token of its own for this one.
     Service,
 }
@@ -103,6 +106,8 @@ enum Role {
     View,
     Container,
     Service,
+    Read,
+    Write,
 }
 
 /// What a service's token is about. There is one such token for all.
@@ -146,6 +151,8 @@ impl Tokens {
             Subject::Container(container) => (Role::Container, container.to_string(), None),
             Subject::Launched { container, .. } => (Role::Container, container.to_string(), None),
             Subject::Service => (Role::Service, SERVICE.to_owned(), None),
+            Subject::Object { name, to: Use::Read } => (Role::Read, name.as_str().to_owned(), None),
+            Subject::Object { name, to: Use::Write } => (Role::Write, name.as_str().to_owned(), None),
         };
         let max = if let Subject::Launched { max_sessions, .. } = subject { Some(*max_sessions) } else { None };
         let claims = Claims { role, sub, uid, max, iat: now_ms / 1_000, exp: expires_at_ms.div_ceil(1_000), nbf: None };
@@ -195,7 +202,10 @@ impl Tokens {
                 None => Subject::Container(container),
             }),
             (Role::Service, None) => (claims.sub == SERVICE).then_some(Subject::Service),
-            (Role::Connect | Role::View, None) | (Role::Container | Role::Service, Some(_)) => None,
+            (Role::Read, None) => Some(Subject::Object { name: ObjectName::in_token(claims.sub), to: Use::Read }),
+            (Role::Write, None) => Some(Subject::Object { name: ObjectName::in_token(claims.sub), to: Use::Write }),
+            (Role::Connect | Role::View, None)
+            | (Role::Container | Role::Service | Role::Read | Role::Write, Some(_)) => None,
         };
         Ok((subject.ok_or(TokenError::Invalid)?, claims.exp.saturating_mul(1_000)))
     }

@@ -1,8 +1,11 @@
 //! What is configured of AWS.
 
+use std::path::PathBuf;
+
 use super::Reader;
 use super::reader::is_loopback_url;
 use crate::addresses::WebsocketApi;
+use crate::storage::StorageAt;
 
 /// A secret in Secrets Manager.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +102,25 @@ impl Reader<'_> {
             None => format!("https://{}/{stage}", WebsocketApi::host(&id, &region)),
         };
         Some(WebsocketApi::Aws { id, region, stage, endpoint })
+    }
+
+    /// Where files are to be kept, if anywhere.
+    pub(super) fn storage(&mut self) -> Option<StorageAt> {
+        let (name, dir) = (self.text("STORAGE_BUCKET"), self.text("STORAGE_DIR"));
+        if name.is_some() && dir.is_some() {
+            self.faults.push("STORAGE_BUCKET and STORAGE_DIR must not both be set".to_owned());
+        }
+        let Some(name) = name else { return dir.map(|dir| StorageAt::Directory(PathBuf::from(dir))) };
+        // What S3 allows a bucket to be called.
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
+        if !(3..=63).contains(&name.len()) || !name.bytes().all(plain) {
+            self.fault("STORAGE_BUCKET", "must be the name of a bucket");
+        }
+        let region = self.aws_region();
+        if region.is_none() {
+            self.fault("AWS_REGION", "must be set with STORAGE_BUCKET");
+        }
+        Some(StorageAt::Bucket { name, region: region? })
     }
 
     /// The fleet in ECS, if there is to be one.

@@ -13,6 +13,7 @@ mod health;
 mod host;
 #[cfg(feature = "native")]
 mod metrics;
+pub mod objects;
 pub mod sessions;
 mod v1;
 
@@ -64,6 +65,8 @@ pub fn router_with(app: App, others: Router<App>) -> Router {
         .route("/sessions/{id}/live/pages", get(watch::list_pages))
         .route("/sessions/{id}/live/ws", get(watch::watch_page))
         .route("/sessions/{id}/devtools/{token}/{*file}", get(watch::show_devtools))
+        // Whoever was given the address of one file.
+        .route("/objects/{token}", get(objects::read_object).put(objects::write_object))
         .route("/sessions/{id}/json/version", get(proxy::discover))
         .route("/sessions/{id}/json/version/", get(proxy::discover));
     router

@@ -77,9 +77,7 @@ async fn authorize(
     match verify_token(app, token).await? {
         Subject::Connect { session, .. } if named.is_none_or(|id| *id == session) => Ok(session),
         Subject::Connect { .. } => Err(ApiError::session_not_found()),
-        Subject::View { .. } | Subject::Container(_) | Subject::Launched { .. } | Subject::Service => {
-            Err(TokenError::Invalid.into())
-        }
+        _ => Err(TokenError::Invalid.into()),
     }
 }
 

@@ -78,7 +78,7 @@ async fn viewer(app: &App, token: &str, id: &SessionId) -> Result<Viewer, ApiErr
     let (session, user, drives) = match subject {
         Subject::View { session, user } => (session, user, false),
         Subject::Connect { session, user } => (session, user, true),
-        Subject::Container(_) | Subject::Launched { .. } | Subject::Service => return Err(TokenError::Invalid.into()),
+        _ => return Err(TokenError::Invalid.into()),
     };
     if session == *id { Ok(Viewer { user, drives, until_ms }) } else { Err(ApiError::session_not_found()) }
 }

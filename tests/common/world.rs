@@ -170,9 +170,19 @@ pub struct Answer {
     pub body: Value,
 }
 
+/// An answer that is no JSON.
+#[derive(Debug)]
+pub struct RawAnswer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub bytes: axum::body::Bytes,
+}
+
 /// The configuration of the tests, changed by `vars`.
 pub fn config(redis: &Redis, vars: &[(&str, &str)]) -> Config {
-    config_at(&redis.url(), vars)
+    let files = redis.dir.join("files").display().to_string();
+    let vars: Vec<_> = [("STORAGE_DIR", files.as_str())].into_iter().chain(vars.iter().copied()).collect();
+    config_at(&redis.url(), &vars)
 }
 
 pub fn config_at(redis: &str, vars: &[(&str, &str)]) -> Config {
@@ -280,11 +290,23 @@ impl Caller<'_> {
     }
 
     pub async fn send(&self, method: &str, path: &str, body: impl Into<Body>) -> Answer {
+        self.plane.send(self.request(method, path, body)).await
+    }
+
+    /// The same, for what answers with no JSON.
+    pub async fn raw(&self, method: &str, path: &str, body: impl Into<Body>) -> RawAnswer {
+        let answer = self.plane.router.clone().oneshot(self.request(method, path, body)).await.expect("infallible");
+        let (parts, body) = answer.into_parts();
+        let bytes = body.collect().await.expect("a whole body").to_bytes();
+        RawAnswer { status: parts.status, headers: parts.headers, bytes }
+    }
+
+    fn request(&self, method: &str, path: &str, body: impl Into<Body>) -> Request<Body> {
         let mut request = Request::builder().method(method).uri(path).header("host", "localhost");
         for (name, value) in &self.headers {
             request = request.header(*name, value);
         }
-        self.plane.send(request.body(body.into()).expect("a request")).await
+        request.body(body.into()).expect("a request")
     }
 
     pub async fn get(&self, path: &str) -> Answer {

@@ -29,6 +29,7 @@ mod scripts;
 mod secrets;
 mod sessions;
 mod sockets;
+mod storage;
 mod tokens;
 mod v1;
 #[path = "../common/world.rs"]

@@ -139,6 +139,20 @@ impl Moto {
         ]
     }
 
+    /// A bucket, and access to it past what plays in front.
+    pub async fn bucket(&self, name: &str) -> aws_config::SdkConfig {
+        let made = self.front.http.put(format!("{}/{name}", self.front.moto));
+        let place = format!(
+            "<CreateBucketConfiguration><LocationConstraint>{REGION}</LocationConstraint></CreateBucketConfiguration>"
+        );
+        let scope = format!(
+            "AWS4-HMAC-SHA256 Credential=test/20260101/{REGION}/s3/aws4_request, SignedHeaders=host, Signature=0"
+        );
+        let answer = made.header("authorization", scope).body(place).send().await.expect("moto answers");
+        assert!(answer.status().is_success(), "{answer:?}");
+        self.access.to_builder().endpoint_url(&self.front.moto).build()
+    }
+
     /// Gives a secret a new version, which is the current one from now on.
     pub async fn put_secret(&self, name: &str, text: &str) {
         let known = self.secrets.put_secret_value().secret_id(name).secret_string(text).send().await;
