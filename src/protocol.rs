@@ -128,6 +128,42 @@ pub struct ClaimedSession {
     /// Which claim of this session this is. A report that names an older one is about a browser that
     /// no longer counts.
     pub lease: u64,
+    /// What the container shows at `POST /sessions/{id}/files`, for some minutes longer than the session lives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files_token: Option<FilesToken>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+pub struct FilesToken(pub String);
+
+impl fmt::Debug for FilesToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FilesToken")
+    }
+}
+
+/// What a session leaves that is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileKind {
+    /// A ZIP of what its browser has downloaded.
+    Downloads,
+    /// JSON: what was said between the browser and its clients.
+    Logs,
+}
+
+/// `POST /sessions/{id}/files`: where such a file is to be put. By the session's `filesToken`.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct FileRequest {
+    pub kind: FileKind,
+}
+
+/// Answer to `files`. The URL takes one `PUT` of the whole file, and no header of who asks.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FileResponse {
+    pub url: String,
+    pub expires_in_seconds: u64,
 }
 
 /// `POST /sessions/{id}/ready`: its browser answers.

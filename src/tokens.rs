@@ -39,6 +39,8 @@ pub enum Subject {
     Container(ContainerId),
     /// The same, of one that was launched, for as many sessions as it was launched for.
     Launched { container: ContainerId, max_sessions: u32 },
+    /// May store what one session leaves, as the container does that has claimed it.
+    Files { session: SessionId, user: UserId },
     /// May read or write one file.
     Object { name: ObjectName, to: Use },
     /// May have containers come that a service of ECS runs: each is given a token of its own for this one.
@@ -104,6 +106,7 @@ struct Claims {
 enum Role {
     Connect,
     View,
+    Files,
     Container,
     Service,
     Read,
@@ -148,6 +151,7 @@ impl Tokens {
         let (role, sub, uid) = match subject {
             Subject::Connect { session, user } => (Role::Connect, session.to_string(), Some(user.clone())),
             Subject::View { session, user } => (Role::View, session.to_string(), Some(user.clone())),
+            Subject::Files { session, user } => (Role::Files, session.to_string(), Some(user.clone())),
             Subject::Container(container) => (Role::Container, container.to_string(), None),
             Subject::Launched { container, .. } => (Role::Container, container.to_string(), None),
             Subject::Service => (Role::Service, SERVICE.to_owned(), None),
@@ -197,6 +201,7 @@ impl Tokens {
         let subject = match (claims.role, claims.uid) {
             (Role::Connect, Some(user)) => claims.sub.parse().ok().map(|session| Subject::Connect { session, user }),
             (Role::View, Some(user)) => claims.sub.parse().ok().map(|session| Subject::View { session, user }),
+            (Role::Files, Some(user)) => claims.sub.parse().ok().map(|session| Subject::Files { session, user }),
             (Role::Container, None) => claims.sub.parse().ok().map(|container| match claims.max {
                 Some(max_sessions) => Subject::Launched { container, max_sessions },
                 None => Subject::Container(container),
@@ -204,7 +209,7 @@ impl Tokens {
             (Role::Service, None) => (claims.sub == SERVICE).then_some(Subject::Service),
             (Role::Read, None) => Some(Subject::Object { name: ObjectName::in_token(claims.sub), to: Use::Read }),
             (Role::Write, None) => Some(Subject::Object { name: ObjectName::in_token(claims.sub), to: Use::Write }),
-            (Role::Connect | Role::View, None)
+            (Role::Connect | Role::View | Role::Files, None)
             | (Role::Container | Role::Service | Role::Read | Role::Write, Some(_)) => None,
         };
         Ok((subject.ok_or(TokenError::Invalid)?, claims.exp.saturating_mul(1_000)))
@@ -305,10 +310,16 @@ mod tests {
     fn a_token_speaks_for_its_subject_until_it_expires() {
         let tokens = Tokens::new(&[SECRET], false).expect("long enough");
         let view = Subject::View { session: SessionId::random(), user: "user_1".parse().expect("an id") };
+        let files = Subject::Files { session: SessionId::random(), user: "user_1".parse().expect("an id") };
         let launched = Subject::Launched { container: ContainerId::random(), max_sessions: 20 };
-        for subject in
-            [subject(), view, Subject::Container("my-laptop".parse().expect("an id")), launched, Subject::Service]
-        {
+        for subject in [
+            subject(),
+            view,
+            files,
+            Subject::Container("my-laptop".parse().expect("an id")),
+            launched,
+            Subject::Service,
+        ] {
             let token = tokens.mint(&subject, NOW, NOW + 60_000);
             assert_eq!(tokens.verify(&token, NOW), Ok(subject.clone()));
             assert_eq!(tokens.verify(&token, NOW + 60_000 + CLOCK_SKEW_MS - 1), Ok(subject));

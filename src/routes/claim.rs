@@ -13,13 +13,16 @@ use crate::clock::{now_ms, rfc3339};
 use crate::error::ApiError;
 use crate::lifecycle;
 use crate::protocol::{
-    ClaimRequest, ClaimResponse, ClaimedSession, EndedRequest, MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT,
+    ClaimRequest, ClaimResponse, ClaimedSession, EndedRequest, FilesToken, MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT,
     ReadyRequest, ReadyResponse, ReportResponse,
 };
-use crate::session::EndReason;
+use crate::session::{EndReason, Session};
+use crate::tokens::{Subject, Tokens};
 
 /// In characters. AWS gives none that is longer.
 const MAX_TASK_ARN: usize = 2_048;
+/// How long after a session's time is up its container may still store what it left.
+const FILES_TOKEN_EXTRA_MS: u64 = 10 * 60 * 1_000;
 
 /// `POST /sessions/claim`
 pub async fn claim_sessions(
@@ -33,6 +36,8 @@ pub async fn claim_sessions(
         request.launched = true;
         request.max_sessions = request.max_sessions.min(max);
     }
+    // Before anything is handed out: what cannot be told to the container must not be taken from the queue.
+    let tokens = app.tokens.get(now_ms()).await?;
     let claimed = lifecycle::claim(&app, &request).await?;
     if claimed.replaced {
         let message = "containerId: another process has come under this id, and this one is to end";
@@ -43,6 +48,7 @@ pub async fn claim_sessions(
         .sessions
         .into_iter()
         .map(|(session, lease)| ClaimedSession {
+            files_token: Some(files_token(&tokens, &session, now_ms)),
             session_id: session.id,
             user_id: session.user_id,
             browser_settings: session.browser_settings,
@@ -60,6 +66,12 @@ pub async fn claim_sessions(
         end: claimed.end,
         drain: claimed.drain,
     }))
+}
+
+/// Good for longer than the session: what an ended one leaves is stored after its end.
+fn files_token(tokens: &Tokens, session: &Session, now_ms: u64) -> FilesToken {
+    let subject = Subject::Files { session: session.id.clone(), user: session.user_id.clone() };
+    FilesToken(tokens.mint(&subject, now_ms, session.expires_at_ms + FILES_TOKEN_EXTRA_MS))
 }
 
 /// Whether the container may ask so, and whether it makes sense.

@@ -8,6 +8,7 @@ mod containers;
 mod create;
 #[cfg(feature = "lambda")]
 pub mod events;
+mod files;
 mod fleet;
 mod health;
 mod host;
@@ -47,6 +48,8 @@ pub fn router_with(app: App, others: Router<App>) -> Router {
         .route("/sessions/{id}/ready", post(claim::report_ready))
         .route("/sessions/{id}/ended", post(claim::report_ended))
         .route("/connections/{connection_id}/messages", post(connections::deliver_messages))
+        // The same, by the token that a claim hands out with each session: what a session leaves outlives it.
+        .route("/sessions/{id}/files", post(files::address_file))
         // Those that a service has started, by the token that is the same for all of them.
         .route("/containers", post(containers::join_container))
         // Operators, by an API key of theirs.

@@ -14,13 +14,14 @@ use tokio::sync::Notify;
 use wallcrawler::clock::{now_ms, rfc3339};
 use wallcrawler::ids::SessionId;
 use wallcrawler::protocol::{
-    ClaimRequest, ClaimResponse, ClaimedSession, ContainerPhase, EndedRequest, ReadyRequest, ReadyResponse,
+    ClaimRequest, ClaimResponse, ClaimedSession, ContainerPhase, EndedRequest, FilesToken, ReadyRequest, ReadyResponse,
     ReportResponse, WaitingConnection,
 };
 
 use crate::deliveries::{Deliveries, deliver};
 
 pub const TOKEN: &str = "token-of-the-container";
+pub const FILES_TOKEN: &str = "token-for-the-files-of-a-session";
 
 #[derive(Default)]
 pub struct Script {
@@ -149,6 +150,7 @@ fn claimed(
         remaining_ms,
         keep_alive: false,
         lease,
+        files_token: Some(FilesToken(FILES_TOKEN.into())),
     }
 }
 

@@ -42,7 +42,7 @@ impl Random {
 }
 
 /// The routing table, with `{id}` where an id goes.
-const ROUTES: [(&str, &str); 22] = [
+const ROUTES: [(&str, &str); 23] = [
     ("POST", "/sessions"),
     ("GET", "/sessions"),
     ("GET", "/sessions/{id}"),
@@ -50,6 +50,7 @@ const ROUTES: [(&str, &str); 22] = [
     ("POST", "/sessions/claim"),
     ("POST", "/sessions/{id}/ready"),
     ("POST", "/sessions/{id}/ended"),
+    ("POST", "/sessions/{id}/files"),
     ("POST", "/connections/{id}/messages"),
     ("GET", "/fleet"),
     ("GET", "/health"),

@@ -9,6 +9,7 @@ mod corpus;
 mod ecs;
 mod emulator;
 mod failed_starts;
+mod files;
 mod fleet;
 mod fullest_first;
 mod keys;
