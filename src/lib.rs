@@ -8,18 +8,20 @@
 //! - **The doors**: `main`, [`server`] (the native home), [`native`] (HTTP/1.1 on a port), [`lambda`] (the Lambda
 //!   home), [`routes`], [`ws`], [`auth`], [`error`], [`telemetry`], [`agent`], the browser container, and
 //!   [`new_key`], which makes API keys.
-//! - **Behaviour**: [`lifecycle`] (what happens to sessions and containers), [`scaling`] (how many containers).
+//! - **Behaviour**: [`lifecycle`] (what happens to sessions and containers), [`scaling`] (how many containers),
+//!   [`extension`] (what users upload for their browsers).
 //! - **Seams**: [`app`] holds them together; [`store`] (Redis), [`storage`] (files), [`fleet`] (what runs containers), [`push`] (clients
 //!   whose sockets a gateway holds), [`container_client`] (their containers), [`secrets`] (Secrets Manager),
 //!   [`upgrade`] and [`splice`] (sockets), [`metrics`] (what was counted).
 //! - **Types**: [`ids`], [`session`], [`container`], [`protocol`], [`browser_settings`], [`tokens`],
-//!   [`api_keys`], [`addresses`], [`config`], [`clock`], [`causes`].
+//!   [`api_keys`], [`addresses`], [`archive`] (of an extension), [`config`], [`clock`], [`causes`].
 
 pub mod addresses;
 #[cfg(feature = "agent")]
 pub mod agent;
 pub mod api_keys;
 pub mod app;
+pub mod archive;
 pub mod auth;
 pub mod browser_settings;
 pub mod causes;
@@ -30,6 +32,7 @@ pub mod config;
 pub mod container;
 pub mod container_client;
 pub mod error;
+pub mod extension;
 pub mod fleet;
 pub mod hex;
 pub mod ids;

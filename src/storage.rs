@@ -227,6 +227,15 @@ impl Storage {
         }
     }
 
+    /// When it was last written, in milliseconds since the Unix epoch, or `None` if there is none.
+    pub async fn written_ms(&self, name: &ObjectName) -> Result<Option<u64>, StorageError> {
+        match self.objects().await?.head(&name.key()).await {
+            Ok(found) => Ok(Some(u64::try_from(found.last_modified.timestamp_millis()).unwrap_or(0))),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Removes a file. That there was none is no mistake.
     pub async fn delete(&self, name: &ObjectName) -> Result<(), StorageError> {
         match self.objects().await?.delete(&name.key()).await {

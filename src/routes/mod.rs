@@ -14,6 +14,7 @@ mod health;
 mod host;
 #[cfg(feature = "native")]
 mod metrics;
+mod multipart;
 pub mod objects;
 pub mod sessions;
 mod v1;

@@ -1,6 +1,8 @@
 //! The control plane, tested through its doors, on a real Redis.
 
 mod any_input;
+#[path = "../common/archives.rs"]
+mod archives;
 #[path = "../common/audit.rs"]
 mod audit;
 mod bad_input;

@@ -2,6 +2,7 @@
 //! same lifecycle that serves `/sessions`. What is not there says so, and that asking again will not help.
 
 mod debug;
+mod extensions;
 mod parameters;
 mod projects;
 mod query;
@@ -20,7 +21,7 @@ use crate::auth::Caller;
 use crate::error::ApiError;
 
 /// What the API has besides, and this service does not.
-const NOT_AVAILABLE: [(&str, &str); 39] = [
+const NOT_AVAILABLE: [(&str, &str); 37] = [
     ("/sessions/{id}/logs", "session logs"),
     ("/sessions/{id}/recording", "session recording"),
     ("/sessions/{id}/recording/downloads", "session recording"),
@@ -34,8 +35,6 @@ const NOT_AVAILABLE: [(&str, &str); 39] = [
     ("/downloads/{download}", "session downloads"),
     ("/contexts", "contexts"),
     ("/contexts/{context}", "contexts"),
-    ("/extensions", "extensions"),
-    ("/extensions/{extension}", "extensions"),
     ("/certificates", "certificates"),
     ("/certificates/{certificate}", "certificates"),
     ("/fetch", "fetch"),
@@ -70,6 +69,8 @@ pub fn router() -> Router<App> {
         .route("/sessions/{id}", get(sessions::get_session).post(sessions::update_session))
         .route("/sessions/{id}/debug", get(debug::debug_session))
         .route("/sessions/{id}/end", post(start::end_session))
+        .route("/extensions", post(extensions::upload_extension))
+        .route("/extensions/{id}", get(extensions::get_extension).delete(extensions::delete_extension))
         .route("/projects", get(projects::list_projects))
         .route("/projects/{project}", get(projects::get_project))
         .route("/projects/{project}/usage", get(projects::get_usage));
