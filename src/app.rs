@@ -50,7 +50,7 @@ pub struct Parts {
     pub limits: Limits,
     pub policy: FleetPolicy,
     pub addresses: Addresses,
-    /// How long a client may be parked until its session is ready.
+    /// How long a client may be parked until its session is ready, or has stored what it left.
     pub connect_wait: Duration,
     /// What a launched container is told beside its name.
     pub warm_browsers: u32,

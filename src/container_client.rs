@@ -1,6 +1,7 @@
 //! What the control plane asks of a container about its sessions, their gateway clients and pages: plain HTTP on the
 //! inside of the network, with the session's secret.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -13,13 +14,15 @@ use hyper_util::rt::TokioExecutor;
 use tokio::time::timeout;
 
 use crate::ids::ConnectionId;
-use crate::protocol::{CDP_SECRET_HEADER, MESSAGE_ID_HEADER, Page, PagesResponse};
+use crate::protocol::{CDP_SECRET_HEADER, MESSAGE_ID_HEADER, Page, PagesResponse, StoredResponse, UploadName};
 use crate::store::Route;
 
 /// How long a container may take to answer: longer than it waits for its browser to take a connection or a message.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long it may take to say which pages a browser has: somebody waits for the answer, and asks again.
 const PAGES_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long it may take to store files, or to take one: whoever asked has half a minute, and asks again.
+const STORE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Of an answer that has a body.
 const MAX_ANSWER: usize = 4 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -99,11 +102,44 @@ impl ContainerClient {
             .map_err(|_| ContainerError::Late)?
     }
 
+    /// Has it store what the session's browser has downloaded by now, and says how many files that is.
+    pub async fn store_downloads(&self, route: &Route) -> Result<usize, ContainerError> {
+        let asked = self.send(Method::POST, route, "downloads", Body::empty());
+        let (_, body) = timeout(STORE_TIMEOUT, asked).await.map_err(|_| ContainerError::Late)??;
+        let answer: StoredResponse = serde_json::from_slice(&body).map_err(|_| ContainerError::Unreadable)?;
+        Ok(answer.files)
+    }
+
+    /// Has it forget them.
+    pub async fn forget_downloads(&self, route: &Route) -> Result<(), ContainerError> {
+        let asked = self.send(Method::DELETE, route, "downloads", Body::empty());
+        timeout(STORE_TIMEOUT, asked).await.map_err(|_| ContainerError::Late)?.map(drop)
+    }
+
+    /// Gives the session a file.
+    pub async fn upload(&self, route: &Route, name: &UploadName, content: Bytes) -> Result<(), ContainerError> {
+        let what = format!("uploads/{}", in_path(name.as_str()));
+        let asked = self.send(Method::PUT, route, &what, content.into());
+        timeout(STORE_TIMEOUT, asked).await.map_err(|_| ContainerError::Late)?.map(drop)
+    }
+
     async fn read(&self, route: &Route, what: &str) -> Result<(HeaderMap, Bytes), ContainerError> {
+        self.send(Method::GET, route, what, Body::empty()).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        route: &Route,
+        what: &str,
+        body: Body,
+    ) -> Result<(HeaderMap, Bytes), ContainerError> {
         let unreachable = |error: Box<dyn std::error::Error + Send + Sync>| ContainerError::Unreachable(error);
-        let request = Request::get(format!("http://{}/sessions/{}/{what}", route.address, route.session))
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("http://{}/sessions/{}/{what}", route.address, route.session))
             .header(CDP_SECRET_HEADER, &route.secret)
-            .body(Body::empty())
+            .body(body)
             .map_err(|error| unreachable(error.into()))?;
         let answer = self.0.request(request).await.map_err(|error| unreachable(error.into()))?;
         if !answer.status().is_success() {
@@ -144,4 +180,17 @@ impl ContainerClient {
             status => Err(ContainerError::Status(status)),
         }
     }
+}
+
+/// As one part of a path, whatever it is.
+fn in_path(name: &str) -> String {
+    let mut text = String::with_capacity(3 * name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() {
+            text.push(char::from(byte));
+        } else {
+            let _ = write!(text, "%{byte:02X}");
+        }
+    }
+    text
 }

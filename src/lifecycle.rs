@@ -17,6 +17,7 @@ use crate::protocol::{ClaimRequest, ContainerPhase, EndedRequest, MAX_SESSIONS_L
 use crate::push::Pushed;
 use crate::secrets::Unavailable;
 use crate::session::{EndReason, NewSession, Session};
+use crate::storage::{Kind, StorageError};
 use crate::store::{
     Claimed, Created, Ended, EndedBy, Idempotency, Limits, Look, Lost, NotComing, Outcome, Readied, Route, StoreError,
     Turn, Unanswered,
@@ -27,6 +28,8 @@ use crate::tokens::{Subject, Tokens};
 pub const CONTAINER_TOKEN_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
 /// How long a service's is, which people put into its task definition.
 pub const SERVICE_TOKEN_MS: u64 = 365 * 24 * 60 * 60 * 1_000;
+/// How long what a session leaves is kept; a bucket's own rules say the same.
+pub const FILES_KEPT_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
 /// How many sessions or connections one script works on.
 const BATCH: u64 = 200;
 
@@ -94,6 +97,14 @@ fn doubt(app: &App, unanswered: impl IntoIterator<Item = Unanswered>) {
     let mut list = app.unanswered.lock().expect("not poisoned");
     let room = MAX_UNANSWERED.saturating_sub(list.len());
     list.extend(unanswered.into_iter().take(room));
+}
+
+/// Removes what sessions have left long ago.
+pub async fn forget_files(app: &App, now_ms: u64) -> Result<(), StorageError> {
+    for kind in [Kind::Downloads, Kind::Logs] {
+        app.storage.forget(kind, now_ms.saturating_sub(FILES_KEPT_MS)).await?;
+    }
+    Ok(())
 }
 
 /// Reserves as many containers as are short at this moment, at most `wanted`.

@@ -166,6 +166,46 @@ pub struct FileResponse {
     pub expires_in_seconds: u64,
 }
 
+/// Answer to the container's own `POST /sessions/{id}/downloads`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredResponse {
+    /// How many files the session's browser has downloaded; if any, they are stored now.
+    pub files: usize,
+}
+
+/// The largest file that a session is given, in bytes: it is held whole on its way. Through a function less comes: Lambda
+/// carries 6 MB, base64 included.
+pub const MAX_UPLOAD_BYTES: usize = 32 * 1024 * 1024;
+
+/// What a file that a session is given is called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct UploadName(String);
+
+impl UploadName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for UploadName {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let plain = (1..=255).contains(&text.len())
+            && text != "."
+            && text != ".."
+            && !text.chars().any(|c| c.is_control() || matches!(c, '/' | '\\'));
+        if plain { Ok(Self(text)) } else { Err("not the name of a file: at most 255 bytes, without / and \\") }
+    }
+}
+
+impl From<UploadName> for String {
+    fn from(name: UploadName) -> Self {
+        name.0
+    }
+}
+
 /// `POST /sessions/{id}/ready`: its browser answers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -37,6 +37,8 @@ use crate::store::events::Events;
 use crate::ws::emulator::{Emulator, EmulatorOptions};
 use crate::{lifecycle, routes, scaling, sweep};
 
+/// How often it is looked whether files have become too old: they are kept for days.
+const FORGET: Duration = Duration::from_secs(3_600);
 /// How long open sockets get to say goodbye when the server ends.
 const SOCKETS_WAIT: Duration = Duration::from_secs(3);
 /// How long a start goes on trying to read secrets, and how often. Then whoever started the server may see to it.
@@ -128,6 +130,7 @@ impl Server {
             tokio::spawn(follow(app.events.clone(), endpoint, prefix)),
             tokio::spawn(beat(app.clone())),
             tokio::spawn(tick(app.clone())),
+            tokio::spawn(forget_files(app.clone())),
             tokio::spawn(watch_exits(app.clone(), exits)),
         ];
         Ok(Self { app, address, local, listener, emulator, redis, background, root, drain, keep_alive })
@@ -262,6 +265,16 @@ async fn tick(app: App) {
                 tracing::error!(error = %Causes(&error), "the look at the fleet failed");
             }
             Err(_) => {}
+        }
+    }
+}
+
+async fn forget_files(app: App) {
+    let mut timer = interval(FORGET);
+    loop {
+        timer.tick().await;
+        if let Err(error) = lifecycle::forget_files(&app, now_ms()).await {
+            tracing::warn!(error = %Causes(&error), "old files could not be removed");
         }
     }
 }

@@ -19,6 +19,7 @@ export class Storage extends Construct {
       lifecycleRules: [
         { abortIncompleteMultipartUploadAfter: Duration.days(1), noncurrentVersionExpiration: Duration.days(7) },
         { prefix: 'downloads/', expiration: Duration.days(7) },
+        { prefix: 'logs/', expiration: Duration.days(7) },
         // They are content-addressed: who still needs one uploads it again.
         { prefix: 'extensions/', expiration: Duration.days(90) },
       ],

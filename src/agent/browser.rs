@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use super::account::{Account, make_home};
 use super::devtools::{self, DevtoolsError};
+use super::downloads::Downloads;
 use super::egress::{Chain, ClosedPort, Egress};
 use super::flags::{Surroundings, command_line};
 use super::window::Windows;
@@ -98,6 +99,7 @@ pub struct Browser {
     dir: PathBuf,
     endpoint: Endpoint,
     egress: Egress,
+    downloads: Downloads,
     /// That of its DevTools, once it is known.
     closed: Option<ClosedPort>,
     exit: watch::Receiver<Option<ExitStatus>>,
@@ -152,7 +154,9 @@ impl Browser {
         let mut browser = Self::adopt(child, dir, egress);
         browser.endpoint = listening(stderr).await?;
         browser.closed = Some(surroundings.destinations.close_port(browser.endpoint.port));
-        let page = devtools::first_page(browser.endpoint.port).await?;
+        let listening = Downloads::listen(&browser.endpoint, &browser.dir);
+        let (page, downloads) = tokio::try_join!(devtools::first_page(browser.endpoint.port), listening)?;
+        browser.downloads = downloads;
         if program.full && window.is_none() {
             learned.windows.size(&browser.endpoint, &page, viewport).await?;
         }
@@ -176,6 +180,7 @@ impl Browser {
             dir,
             endpoint,
             egress,
+            downloads: Downloads::default(),
             closed: None,
             exit,
             runtime: Handle::current(),
@@ -190,6 +195,11 @@ impl Browser {
     /// Its way out.
     pub fn egress(&self) -> &Egress {
         &self.egress
+    }
+
+    /// What it has downloaded.
+    pub fn downloads(&self) -> &Downloads {
+        &self.downloads
     }
 
     /// Its directory. Whatever the browser writes is within.
@@ -230,6 +240,11 @@ impl Browser {
         self.exit.borrow().is_some() || self.exit.has_changed().is_err()
     }
 
+    /// Ends it at once, and waits until no process is left. What it has written is still there.
+    pub async fn stop(&self) {
+        end(self.group, self.exit.clone(), &|| true).await;
+    }
+
     /// Ends it at once, waits until no process is left, and removes its directory.
     pub async fn kill(mut self) {
         self.buried = true;
@@ -246,7 +261,12 @@ impl Drop for Browser {
 }
 
 /// Kills what is left of a group and removes its directory once nobody writes to it any more.
-async fn bury(group: Pid, dir: PathBuf, mut exit: watch::Receiver<Option<ExitStatus>>) {
+async fn bury(group: Pid, dir: PathBuf, exit: watch::Receiver<Option<ExitStatus>>) {
+    end(group, exit, &|| remove(&dir)).await;
+}
+
+/// Kills what is left of a group, and waits until nothing is, and until what is to be done then is done.
+async fn end(group: Pid, mut exit: watch::Receiver<Option<ExitStatus>>, then: &(dyn Fn() -> bool + Sync)) {
     let deadline = tokio::time::Instant::now() + BURIAL_DEADLINE;
     if exit.borrow().is_none() {
         let _ = kill_process_group(group, Signal::KILL);
@@ -258,7 +278,7 @@ async fn bury(group: Pid, dir: PathBuf, mut exit: watch::Receiver<Option<ExitSta
         // and stay zombies until they are waited for. Elsewhere init does it, and this answers "no child".
         while matches!(waitpgid(group, WaitOptions::NOHANG), Ok(Some(_))) {}
         let gone = test_kill_process_group(group).is_err();
-        if gone && remove(&dir) {
+        if gone && then() {
             return;
         }
         if tokio::time::Instant::now() >= deadline {

@@ -19,6 +19,8 @@ mod proxy;
 mod tests;
 mod urls;
 
+pub use self::files::{DOWNLOADS, UPLOADS, own_dir};
+
 use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
@@ -76,7 +78,10 @@ enum Rule {
     /// Paths in the list of that name.
     Files,
     DraggedFiles,
-    Downloads,
+    /// Whether the command knows downloads that are named by the browser.
+    Downloads {
+        named: bool,
+    },
     Proxy,
     /// A command within the command.
     Nested,
@@ -94,7 +99,8 @@ fn rule(method: &str) -> Option<Rule> {
         "PWA.install" => Rule::Url("installUrlOrBundleUrl"),
         "DOM.setFileInputFiles" | "Page.handleFileChooser" | "PWA.launchFilesInApp" => Rule::Files,
         "Input.dispatchDragEvent" => Rule::DraggedFiles,
-        "Browser.setDownloadBehavior" | "Page.setDownloadBehavior" => Rule::Downloads,
+        "Browser.setDownloadBehavior" => Rule::Downloads { named: true },
+        "Page.setDownloadBehavior" => Rule::Downloads { named: false },
         "Target.createBrowserContext" => Rule::Proxy,
         "Target.sendMessageToTarget" => Rule::Nested,
         "Target.setRemoteLocations" => Rule::Never("it would make the browser connect to addresses of the container"),
@@ -179,7 +185,7 @@ impl Filter {
             Rule::Url(name) => urls::check(params.get(*name))?,
             Rule::Files => self.files(params.get_mut("files"))?,
             Rule::DraggedFiles => self.files(params.get_mut("data").and_then(|data| data.get_mut("files")))?,
-            Rule::Downloads => self.downloads(&mut params)?,
+            Rule::Downloads { named } => self.downloads(&mut params, *named)?,
             Rule::Proxy => proxy::take_over(&mut params, &self.egress)?,
             Rule::Nested => self.nested(&mut params)?,
             Rule::Never(_) => {}

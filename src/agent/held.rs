@@ -137,6 +137,13 @@ impl Seat {
         self.key.1
     }
 
+    /// Its end is known: the control plane need not be asked about it any more.
+    pub fn reported(&self) {
+        if let Some(life) = self.held.lock().lives.get(&self.key) {
+            tell(life, Stop::Silently);
+        }
+    }
+
     /// Its browser is there, or never will be.
     pub fn started(&self) {
         if let Some(life) = self.held.lock().lives.get_mut(&self.key) {

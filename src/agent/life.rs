@@ -12,6 +12,7 @@ use super::filter::{Door, Filter};
 use super::flags::needs_full_browser;
 use super::gateway::Clients;
 use super::held::{Seat, Stop, silenced, stopped};
+use super::left::Left;
 use crate::browser_settings::BrowserSettings;
 use crate::causes::Causes;
 use crate::hex;
@@ -38,35 +39,45 @@ pub async fn live(agent: Arc<Agent>, claimed: ClaimedSession, mut seat: Seat, cl
         browser = obtain(&agent, &claimed) => browser.ok_or(Stop::Reporting(EndReason::FailedToStart)),
         stop = &mut over => Err(stop),
     };
-    let how = match started {
+    let (how, gone) = match started {
         Ok(browser) => {
             let secret = hex::random(32);
-            let (session, endpoint) = (seat.session().clone(), browser.endpoint().clone());
-            let filter = Arc::new(Filter::new(browser.home().to_owned(), browser.egress().clone()));
+            let (session, endpoint, home) =
+                (seat.session().clone(), browser.endpoint().clone(), browser.home().to_owned());
+            let filter = Arc::new(Filter::new(home.clone(), browser.egress().clone()));
             let door = Door { endpoint, filter };
+            let left = Left::new(claimed, home, browser.downloads().clone(), agent.api.clone(), agent.files.clone());
+            let left = Arc::new(left);
             let clients =
                 Clients::new(session.clone(), door.clone(), agent.api.clone(), agent.config.gateway_idle_beat);
-            let open = agent.routes.open(session, secret.clone(), door, clients.clone());
+            let open = agent.routes.open(session, secret.clone(), door, clients.clone(), Arc::clone(&left));
             let how = tokio::select! {
                 stop = announce_and_watch(&agent, &seat, &browser, secret, &clients, claimed_at) => stop,
                 stop = &mut over => stop,
             };
             // Killing Chrome closes its sockets; what it said before is still delivered.
-            browser.kill().await;
+            browser.stop().await;
             drop(open);
             // Once the end is reported nothing is delivered any more.
             clients.all_ended().await;
-            how
+            (how, Some((browser, left)))
         }
-        Err(how) => how,
+        Err(how) => (how, None),
     };
     seat.started();
     agent.warm.look_again();
     if let Stop::Reporting(reason) = how {
         tracing::info!(session.id = %seat.session(), end.reason = %reason, "the session's browser is gone");
         report_end(&agent, &mut seat, reason).await;
+        seat.reported();
     } else {
         tracing::info!(session.id = %seat.session(), "the session was ended by the control plane");
+    }
+    if let Some((browser, left)) = gone {
+        // Nobody waits for it but a container that drains: the end is known, and the slot is needed for the room that the
+        // files take.
+        left.keep().await;
+        browser.kill().await;
     }
     drop(seat);
     agent.warm.look_again();

@@ -31,7 +31,7 @@ pub fn router() -> Router<Routes> {
 }
 
 /// A session that a path names, whose secret the request shows.
-struct Known(Route);
+pub struct Known(pub Route);
 
 impl FromRequestParts<Routes> for Known {
     type Rejection = ApiError;

@@ -5,7 +5,7 @@
 //! [`claim`](self) is the loop that talks to the control plane, `life` what happens to one session, `browser` one
 //! Chromium, `account` whose processes it is, `warm` those launched ahead, `relay` the listener,
 //! `gateway` the clients whose sockets API Gateway holds, `filter` what neither kind of client may say, `live` those
-//! who watch, `egress` where the pages of a browser may go.
+//! who watch, `egress` where the pages of a browser may go, `left` what is kept of a session when its browser is gone.
 
 mod account;
 mod address;
@@ -14,7 +14,9 @@ mod browser;
 mod claim;
 mod config;
 mod devtools;
+mod downloads;
 mod egress;
+mod files;
 mod filter;
 mod filtered;
 pub mod find;
@@ -23,10 +25,13 @@ mod frames;
 pub mod gateway;
 mod held;
 mod join;
+mod left;
 mod life;
 mod live;
+mod pack;
 mod relay;
 mod task;
+mod uploads;
 mod warm;
 mod window;
 
@@ -46,6 +51,7 @@ use self::claim::ClaimLoop;
 pub use self::config::AgentConfig;
 pub use self::egress::Resolver;
 use self::egress::{ClosedPort, Destinations};
+use self::files::Files;
 use self::find::Found;
 use self::flags::Surroundings;
 use self::held::Held;
@@ -86,6 +92,7 @@ pub(crate) struct Agent {
     /// By which the control plane tells this process from another one of the same container id.
     process: String,
     api: Api,
+    files: Files,
     browsers: Found,
     surroundings: Surroundings,
     /// That of `routes`.
@@ -166,6 +173,7 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
         process: hex::random(16),
         address: address::advertised(config.advertise.as_deref(), bound, &config.api_endpoint),
         api,
+        files: Files::new(&config.api_endpoint).map_err(AgentError::Client)?,
         browsers,
         surroundings: Surroundings { confinement, destinations },
         _closed: closed,

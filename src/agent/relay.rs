@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, watch};
 use super::filter::{Door, Filter};
 use super::filtered;
 use super::gateway::{self, Clients};
+use super::left::{self, Left};
 use super::live;
 use crate::error::ApiError;
 use crate::ids::SessionId;
@@ -41,6 +42,7 @@ pub struct Route {
     secret: String,
     pub door: Door,
     clients: Clients,
+    pub left: Arc<Left>,
     pub viewers: Arc<Semaphore>,
     pub open: watch::Receiver<()>,
 }
@@ -59,10 +61,10 @@ pub struct Open {
 }
 
 impl Routes {
-    pub fn open(&self, session: SessionId, secret: String, door: Door, clients: Clients) -> Open {
+    pub fn open(&self, session: SessionId, secret: String, door: Door, clients: Clients, left: Arc<Left>) -> Open {
         let (closing, open) = watch::channel(());
         let viewers = Arc::new(Semaphore::new(MAX_VIEWERS));
-        self.lock().insert(session.clone(), Route { secret, door, clients: clients.clone(), viewers, open });
+        self.lock().insert(session.clone(), Route { secret, door, clients: clients.clone(), left, viewers, open });
         Open { routes: self.clone(), session, clients, closing }
     }
 
@@ -100,6 +102,7 @@ pub async fn serve(listener: TcpListener, routes: Routes) -> io::Result<()> {
         .route("/sessions/{id}/cdp", get(connect))
         .merge(gateway::routes::router())
         .merge(live::router())
+        .merge(left::router())
         .route("/health", get(async || "ok"))
         .fallback(async || ApiError::not_found("route_not_found", "no such route"))
         .layer(middleware::from_fn(telemetry::observe))
@@ -169,7 +172,7 @@ mod tests {
         let api = Api::new("http://127.0.0.1:1", "token").expect("it can be sent");
         let door = Door { endpoint, filter: Arc::new(Filter::new("/nowhere".into(), Egress::closed())) };
         let clients = Clients::new(session.clone(), door.clone(), api, gateway::IDLE_BEAT);
-        routes.open(session.clone(), secret.into(), door, clients)
+        routes.open(session.clone(), secret.into(), door, clients, Arc::new(Left::nothing()))
     }
 
     #[test]

@@ -17,6 +17,8 @@ use crate::store::{Route, View, ViewedAt};
 
 /// When a browser that was not there yet may be.
 const NOT_READY_RETRY_MS: u64 = 1_000;
+/// What is answered until then.
+pub const NOT_READY: &str = "session_not_ready";
 const UNREACHABLE_RETRY_MS: u64 = 500;
 
 /// Where a session of `user` is reached, and when its time is up.
@@ -26,8 +28,8 @@ pub async fn find(app: &App, id: &SessionId, user: &UserId) -> Result<(Route, u6
             ViewedAt::Ready { route, expires_at_ms } => Ok((route, expires_at_ms)),
             ViewedAt::Waiting => Err(ApiError::new(
                 StatusCode::CONFLICT,
-                "session_not_ready",
-                "the session has no browser yet; once its status is RUNNING and its browser answers it can be watched",
+                NOT_READY,
+                "the session has no browser yet; ask again once its status is RUNNING and its browser answers",
             )
             .retry_after_ms(NOT_READY_RETRY_MS)),
             ViewedAt::Ended(reason) => Err(gone(reason)),

@@ -76,6 +76,14 @@ impl Container {
         outcome
     }
 
+    /// Asks it to stop, unless it was asked already.
+    pub async fn done_or_stop(mut self) {
+        if self.shutdown.is_some() {
+            self.ask_to_stop();
+        }
+        self.done().await.expect("a clean end");
+    }
+
     pub async fn stop(mut self) {
         self.ask_to_stop();
         self.done().await.expect("a clean end");

@@ -5,17 +5,18 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, StatusCode};
-use axum::routing::post;
+use axum::routing::{post, put};
 use axum::{Json, Router};
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 use wallcrawler::clock::{now_ms, rfc3339};
 use wallcrawler::ids::SessionId;
 use wallcrawler::protocol::{
-    ClaimRequest, ClaimResponse, ClaimedSession, ContainerPhase, EndedRequest, FilesToken, ReadyRequest, ReadyResponse,
-    ReportResponse, WaitingConnection,
+    ClaimRequest, ClaimResponse, ClaimedSession, ContainerPhase, EndedRequest, FileKind, FileRequest, FileResponse,
+    FilesToken, ReadyRequest, ReadyResponse, ReportResponse, WaitingConnection,
 };
 
 use crate::deliveries::{Deliveries, deliver};
@@ -42,6 +43,13 @@ pub struct Script {
     /// Gateway clients that every `ready` is answered with.
     pub waiting: Vec<WaitingConnection>,
     pub deliveries: Deliveries,
+    /// Whether there is nowhere to put files.
+    pub no_storage: bool,
+    /// How often the address of a file was asked for, and how often when the last end was reported.
+    pub addresses: usize,
+    pub addresses_before_end: usize,
+    /// What was put to such an address.
+    pub stored: Vec<(SessionId, FileKind, Vec<u8>)>,
 }
 
 #[derive(Clone)]
@@ -61,6 +69,8 @@ impl ControlPlane {
             .route("/sessions/{id}/ready", post(ready))
             .route("/sessions/{id}/ended", post(ended))
             .route("/connections/{id}/messages", post(deliver))
+            .route("/sessions/{id}/files", post(address_file))
+            .route("/storage/{id}/{kind}", put(store).layer(DefaultBodyLimit::disable()))
             .with_state(plane.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         plane
@@ -117,6 +127,14 @@ impl ControlPlane {
         let find =
             |script: &Script| script.ended.iter().find(|(id, _)| id == session).map(|(_, report)| report.clone());
         self.until("the session's end was not reported", find, |script| script.ready.len()).await
+    }
+
+    /// The last of a session's files that was stored.
+    pub async fn stored(&self, session: &SessionId) -> Vec<u8> {
+        let find = |script: &Script| {
+            script.stored.iter().rfind(|(id, _, _)| id == session).map(|(_, _, content)| content.clone())
+        };
+        self.until("nothing was stored", find, |script| script.addresses).await
     }
 
     pub async fn claim_where(&self, what: &str, wanted: impl Fn(&ClaimRequest) -> bool) -> ClaimRequest {
@@ -240,6 +258,42 @@ async fn ended(
     plane.now(|script| {
         script.held.retain(|held| held.session_id != session || held.lease != report.lease);
         script.ended.push((session, report));
+        script.addresses_before_end = script.addresses;
     });
     Ok(Json(ReportResponse { success: true }))
+}
+
+async fn address_file(
+    State(plane): State<ControlPlane>,
+    Path(session): Path<SessionId>,
+    headers: HeaderMap,
+    Json(request): Json<FileRequest>,
+) -> Answer<FileResponse> {
+    if headers.get("authorization").is_none_or(|value| value != &format!("Bearer {FILES_TOKEN}")) {
+        return Err(refusal(StatusCode::UNAUTHORIZED));
+    }
+    let none = plane.now(|script| {
+        script.addresses += 1;
+        script.no_storage
+    });
+    if none {
+        return Err(refusal(StatusCode::NOT_IMPLEMENTED));
+    }
+    let FileKind::Downloads = request.kind else { return Err(refusal(StatusCode::BAD_REQUEST)) };
+    let url = format!("{}/storage/{session}/downloads", plane.endpoint);
+    Ok(Json(FileResponse { url, expires_in_seconds: 60 }))
+}
+
+/// As a bucket does: with the length said beforehand, and nobody's token.
+async fn store(
+    State(plane): State<ControlPlane>,
+    Path((session, kind)): Path<(SessionId, FileKind)>,
+    headers: HeaderMap,
+    content: Bytes,
+) -> StatusCode {
+    if headers.contains_key("authorization") || !headers.contains_key("content-length") {
+        return StatusCode::BAD_REQUEST;
+    }
+    plane.now(|script| script.stored.push((session, kind, content.into())));
+    StatusCode::OK
 }

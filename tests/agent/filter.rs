@@ -29,7 +29,7 @@ fn refused(answer: &Value) -> &str {
 }
 
 /// The directory of the only browser.
-fn home(container: &Container) -> PathBuf {
+pub fn home(container: &Container) -> PathBuf {
     let homes: Vec<PathBuf> = std::fs::read_dir(&container.workdir)
         .expect("readable")
         .flatten()

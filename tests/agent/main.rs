@@ -10,6 +10,7 @@ mod gateway;
 mod gateway_client;
 mod gateway_limits;
 mod isolation;
+mod left;
 mod live;
 mod proxies;
 mod upstreams;

@@ -2,7 +2,9 @@
 say. Run by tests/e2e/python.test.mjs, which gives it the server's address in the client's own variables."""
 
 import asyncio
+import io
 import time
+import zipfile
 
 import browserbase
 from browserbase import AsyncBrowserbase, Browserbase
@@ -40,6 +42,10 @@ def sessions(bb):
     assert page.url == "about:blank" and page.debugger_url and page.debugger_fullscreen_url and page.favicon_url == ""
     interactive = bb.sessions.debug(created.id, extra_query={"interactive": "true"})
     assert "/devtools/" in interactive.pages[0].debugger_url, interactive
+    uploaded = bb.sessions.uploads.create(created.id, file=("data.txt", b"from python"))
+    assert "/tmp/.uploads/data.txt" in uploaded.message, uploaded
+    with zipfile.ZipFile(io.BytesIO(bb.sessions.downloads.list(created.id).read())) as downloads:
+        assert downloads.namelist() == []
     for _ in range(2):
         released = bb.sessions.update(created.id, status="REQUEST_RELEASE", project_id=created.project_id)
         assert released.status == "COMPLETED" and released.ended_at is not None

@@ -42,7 +42,7 @@ impl Random {
 }
 
 /// The routing table, with `{id}` where an id goes.
-const ROUTES: [(&str, &str); 25] = [
+const ROUTES: [(&str, &str); 28] = [
     ("POST", "/sessions"),
     ("GET", "/sessions"),
     ("GET", "/sessions/{id}"),
@@ -63,6 +63,9 @@ const ROUTES: [(&str, &str); 25] = [
     ("GET", "/sessions/{id}/live/ws"),
     ("GET", "/sessions/{id}/devtools/{id}/{id}"),
     ("GET", "/v1/sessions/{id}/debug"),
+    ("GET", "/v1/sessions/{id}/downloads"),
+    ("DELETE", "/v1/sessions/{id}/downloads"),
+    ("POST", "/v1/sessions/{id}/uploads"),
     ("POST", "/v1/extensions"),
     ("GET", "/v1/extensions/{id}"),
     ("GET", "/sessions/{id}/json/version"),

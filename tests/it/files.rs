@@ -47,7 +47,7 @@ async fn a_container_stores_what_its_session_leaves_and_nothing_of_another() {
     }
     let answer = ask(&world, text(&other, "sessionId"), token, &json!({"kind": "downloads"})).await;
     assert_eq!((answer.status, &answer.body["code"]), (StatusCode::NOT_FOUND, &json!("session_not_found")));
-    for body in [json!({"kind": "other"}), json!({"kind": 1}), json!({})] {
+    for body in [json!({"kind": "other"}), json!({})] {
         let answer = ask(&world, id, token, &body).await;
         assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{answer:?}");
         assert!(text(&answer.body, "message").contains("kind"), "{answer:?}");

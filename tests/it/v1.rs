@@ -1,6 +1,7 @@
 //! The Browserbase API, as its clients see it: what is answered, and what is refused.
 
 mod extensions;
+mod files;
 mod repeats;
 
 use axum::http::StatusCode;
@@ -376,10 +377,9 @@ async fn what_is_not_there_says_so_once_and_what_never_was_is_404() {
     let world = World::new(&[]).await;
     let client = world.client("key-one");
     let session = create(&world, &json!({})).await;
-    let mut paths: Vec<String> =
-        ["logs", "recording", "recording/downloads", "replays", "replays/0", "downloads", "uploads"]
-            .map(|what| format!("/v1/sessions/{}/{what}", id(&session)))
-            .into();
+    let mut paths: Vec<String> = ["logs", "recording", "recording/downloads", "replays", "replays/0"]
+        .map(|what| format!("/v1/sessions/{}/{what}", id(&session)))
+        .into();
     paths.extend(["contexts", "contexts/c", "fetch", "search", "agents/runs"].map(|what| format!("/v1/{what}")));
     for path in &paths {
         for method in ["GET", "POST", "PUT", "DELETE"] {

@@ -2,12 +2,14 @@
 //! same lifecycle that serves `/sessions`. What is not there says so, and that asking again will not help.
 
 mod debug;
+mod downloads;
 mod extensions;
 mod parameters;
 mod projects;
 mod query;
 mod sessions;
 mod start;
+mod uploads;
 mod view;
 
 use axum::Router;
@@ -21,14 +23,12 @@ use crate::auth::Caller;
 use crate::error::ApiError;
 
 /// What the API has besides, and this service does not.
-const NOT_AVAILABLE: [(&str, &str); 37] = [
+const NOT_AVAILABLE: [(&str, &str); 35] = [
     ("/sessions/{id}/logs", "session logs"),
     ("/sessions/{id}/recording", "session recording"),
     ("/sessions/{id}/recording/downloads", "session recording"),
     ("/sessions/{id}/replays", "session replay"),
     ("/sessions/{id}/replays/{page}", "session replay"),
-    ("/sessions/{id}/downloads", "session downloads"),
-    ("/sessions/{id}/uploads", "session uploads"),
     ("/sessions/{id}/webdriver", "WebDriver"),
     ("/sessions/{id}/webdriver/{*command}", "WebDriver"),
     ("/downloads", "session downloads"),
@@ -68,6 +68,8 @@ pub fn router() -> Router<App> {
         .route("/sessions/start", post(start::start_session))
         .route("/sessions/{id}", get(sessions::get_session).post(sessions::update_session))
         .route("/sessions/{id}/debug", get(debug::debug_session))
+        .route("/sessions/{id}/downloads", get(downloads::get_downloads).delete(downloads::delete_downloads))
+        .route("/sessions/{id}/uploads", post(uploads::create_upload))
         .route("/sessions/{id}/end", post(start::end_session))
         .route("/extensions", post(extensions::upload_extension))
         .route("/extensions/{id}", get(extensions::get_extension).delete(extensions::delete_extension))

@@ -15,7 +15,7 @@ use crate::world::{Answer, World};
 const DAY_MS: u64 = 86_400_000;
 
 /// A form, part by part: name, file name and content.
-fn form(parts: &[(&str, Option<&str>, &[u8])]) -> Vec<u8> {
+pub fn form(parts: &[(&str, Option<&str>, &[u8])]) -> Vec<u8> {
     let mut body = Vec::new();
     for (name, file_name, content) in parts {
         let file_name = file_name.map(|name| format!("; filename=\"{name}\"")).unwrap_or_default();
