@@ -55,6 +55,7 @@ const LEFT_ALONE = {
     RUST_BACKTRACE: CHILDREN,
     SECRETS_MAX_AGE_SECONDS: AS_MEANT,
     SESSION_RETENTION_SECONDS: AS_MEANT,
+    STORAGE_DIR: 'STORAGE_BUCKET instead',
     START_TIMEOUT_SECONDS: 'with ECS it has another default, which is meant for it',
     TMPDIR: 'nothing is written to it',
     TZ: CHILDREN,
