@@ -12,6 +12,8 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use crate::store::StoreError;
+#[cfg(feature = "agent")]
+use crate::upgrade::NotAnUpgrade;
 
 /// A refusal or a failure on its way to the client. The cause stays here, and is logged once.
 #[derive(Debug, Clone)]
@@ -133,6 +135,14 @@ impl From<StoreError> for ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message)
             .retry_after_ms(DEPENDENCY_RETRY_MS)
             .caused_by(error)
+    }
+}
+
+/// Whoever asked for something else than the socket that is there.
+#[cfg(feature = "agent")]
+impl IntoResponse for NotAnUpgrade {
+    fn into_response(self) -> Response {
+        (self.headers(), ApiError::new(self.status(), "not_a_websocket", self.to_string())).into_response()
     }
 }
 

@@ -21,18 +21,17 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep_until};
 
 use super::live::{self, find};
-use super::proxy::{DIAL_TIMEOUT, closing};
+use super::proxy::{DIAL_TIMEOUT, closing, splice_options};
 use crate::app::App;
 use crate::auth::{bearer, verify_token_until};
 use crate::causes::Causes;
 use crate::clock::now_ms;
-use crate::config::TICK;
 use crate::container_client::ContainerError;
 use crate::error::ApiError;
 use crate::ids::{SessionId, UserId};
 use crate::protocol::{CDP_SECRET_HEADER, PageId, PagesResponse};
 use crate::routes::SessionPath;
-use crate::splice::{CloseFrame, SpliceOptions, splice};
+use crate::splice::{CloseFrame, splice};
 use crate::store::Route;
 use crate::tokens::{Subject, TokenError};
 use crate::upgrade::{self, DialError, Upgrade};
@@ -186,10 +185,7 @@ pub async fn watch_page(
     let (viewer, page) = authorize(&app, request.uri(), request.headers(), &id).await?;
     let upgrade = match Upgrade::from_request(&mut request) {
         Ok(upgrade) => upgrade,
-        Err(refusal) => {
-            let error = ApiError::new(refusal.status(), "not_a_websocket", refusal.to_string());
-            return Ok((refusal.headers(), error).into_response());
-        }
+        Err(refusal) => return Ok(refusal.into_response()),
     };
     if app.draining.is_cancelled() {
         return Err(ApiError::stopping());
@@ -210,10 +206,8 @@ pub async fn watch_page(
                 () = sleep_until(expired), if viewer.until_ms < expires_at_ms => LINK_EXPIRED,
             }
         };
-        let reason_wait = Duration::from_millis(app.policy.lost_after_ms) + TICK * 3;
-        let options = SpliceOptions { reason_wait, ..SpliceOptions::default() };
         let _open = app.metrics.viewer();
-        let report = splice(client, browser, options, close).await;
+        let report = splice(client, browser, splice_options(&app), close).await;
         tracing::info!(
             session.id = %id, drives = viewer.drives, bytes.to_client = report.bytes_to_client,
             ended_by = ?report.ended_by, "viewer disconnected"
