@@ -3,6 +3,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::ids::ContextId;
+
 /// Which build of the browser runs the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum BrowserKind {
@@ -22,6 +24,14 @@ pub struct Viewport {
 /// What a fresh window measures, in CSS pixels, when nothing else was asked for.
 pub const DEFAULT_VIEWPORT: Viewport = Viewport { width: 1280, height: 720 };
 
+/// Which cookies and storage a browser begins with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContextSetting {
+    pub id: ContextId,
+    /// Whether what becomes of them is kept when the session ends.
+    pub persist: bool,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BrowserSettings {
     pub browser: BrowserKind,
@@ -32,6 +42,7 @@ pub struct BrowserSettings {
     pub proxy_server: Option<String>,
     /// Hosts that are fetched directly all the same, as Chromium's `--proxy-bypass-list` takes them.
     pub proxy_bypass: Option<String>,
+    pub context: Option<ContextSetting>,
     /// Settings nobody here knows: tolerated, and counted in a log line.
     pub unknown: Vec<String>,
 }
@@ -102,6 +113,7 @@ impl BrowserSettings {
                 "browser" => parsed.browser = browser(value)?,
                 "viewport" => parsed.viewport = Some(viewport(value)?),
                 "args" => (parsed.args, window) = args(value)?,
+                "context" => parsed.context = Some(context(value)?),
                 "proxy" => (parsed.proxy_server, parsed.proxy_bypass) = proxy(value)?,
                 _ => parsed.unknown.push(name.clone()),
             }
@@ -116,6 +128,7 @@ impl BrowserSettings {
             && self.viewport.is_none_or(|viewport| viewport == DEFAULT_VIEWPORT)
             && self.args.is_empty()
             && self.proxy_server.is_none()
+            && self.context.is_none()
     }
 }
 
@@ -129,6 +142,20 @@ fn browser(value: &Value) -> Result<BrowserKind, InvalidSetting> {
         Some("headless-shell") => Ok(BrowserKind::HeadlessShell),
         Some("chromium") => Ok(BrowserKind::Chromium),
         _ => invalid("browser", "must be \"headless-shell\" or \"chromium\""),
+    }
+}
+
+fn context(value: &Value) -> Result<ContextSetting, InvalidSetting> {
+    let Some(object) = value.as_object() else {
+        return invalid("context", "must be an object with id");
+    };
+    let Some(id) = object.get("id").and_then(Value::as_str).and_then(|id| id.parse().ok()) else {
+        return invalid("context.id", "must be the id of a context");
+    };
+    match object.get("persist") {
+        None | Some(Value::Null) => Ok(ContextSetting { id, persist: false }),
+        Some(Value::Bool(persist)) => Ok(ContextSetting { id, persist: *persist }),
+        Some(_) => invalid("context.persist", "must be true or false"),
     }
 }
 
@@ -265,6 +292,9 @@ mod tests {
         assert_eq!(settings.proxy_server.as_deref(), Some("socks5://10.0.0.1:1080"));
         assert_eq!(settings.unknown, ["blockAds", "fingerprint"]);
         assert!(!settings.fits_a_warm_browser());
+        let context = parse(json!({"context": {"id": "ctx_1", "persist": true}})).expect("valid");
+        assert_eq!(context.context, Some(ContextSetting { id: "ctx_1".parse().expect("an id"), persist: true }));
+        assert!(!context.fits_a_warm_browser());
         let window = parse(json!({"args": ["--window-size=800,600"]})).expect("valid");
         assert_eq!((window.viewport, window.args), (Some(Viewport { width: 800, height: 600 }), vec![]));
         assert!(parse(json!({"viewport": {"width": 1280, "height": 720}})).expect("valid").fits_a_warm_browser());
@@ -278,6 +308,10 @@ mod tests {
             (json!({"viewport": {"width": 0, "height": 1}}), "browserSettings.viewport.width"),
             (json!({"viewport": {"width": 10, "height": 1.5}}), "browserSettings.viewport.height"),
             (json!({"viewport": {"width": 10, "height": 1e9}}), "browserSettings.viewport.height"),
+            (json!({"context": "ctx_1"}), "browserSettings.context"),
+            (json!({"context": {}}), "browserSettings.context.id"),
+            (json!({"context": {"id": "../ctx_1"}}), "browserSettings.context.id"),
+            (json!({"context": {"id": "ctx_1", "persist": "yes"}}), "browserSettings.context.persist"),
             (json!({"args": "--lang=de"}), "browserSettings.args"),
             (json!({"args": ["--lang=de", "--remote-debugging-port=1"]}), "browserSettings.args[1]"),
             (json!({"args": ["--user-data-dir=/"]}), "browserSettings.args[0]"),

@@ -106,6 +106,10 @@ id!(
     ProjectId, "project", |text| is_plain(text, 64)
 );
 id!(
+    /// What outlives a browser of its cookies and storage, to be had again by another.
+    ContextId, "context", |text| text.len() > 4 && text.starts_with("ctx_") && is_plain(text, 64)
+);
+id!(
     /// One client socket on a session, whatever carries it.
     ConnectionId, "connection", is_base64ish
 );
@@ -139,6 +143,12 @@ impl SessionId {
 impl ContainerId {
     pub fn random() -> Self {
         Self(format!("ctr_{}", random_suffix()))
+    }
+}
+
+impl ContextId {
+    pub fn random() -> Self {
+        Self(format!("ctx_{}", random_suffix()))
     }
 }
 

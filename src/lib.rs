@@ -8,7 +8,8 @@
 //! - **The doors**: `main`, [`server`] (the native home), [`native`] (HTTP/1.1 on a port), [`lambda`] (the Lambda
 //!   home), [`routes`], [`ws`], [`auth`], [`error`], [`telemetry`], [`agent`], the browser container, and
 //!   [`new_key`], which makes API keys.
-//! - **Behaviour**: [`lifecycle`] (what happens to sessions and containers), [`scaling`] (how many containers).
+//! - **Behaviour**: [`lifecycle`] (what happens to sessions and containers), [`contexts`] (what outlives a
+//!   browser), [`scaling`] (how many containers).
 //! - **Seams**: [`app`] holds them together; [`store`] (Redis), [`storage`] (files), [`fleet`] (what runs containers), [`push`] (clients
 //!   whose sockets a gateway holds), [`container_client`] (their containers), [`secrets`] (Secrets Manager),
 //!   [`upgrade`] and [`splice`] (sockets), [`metrics`] (what was counted).
@@ -29,6 +30,7 @@ pub mod clock;
 pub mod config;
 pub mod container;
 pub mod container_client;
+pub mod contexts;
 pub mod error;
 pub mod fleet;
 pub mod hex;

@@ -112,6 +112,23 @@ pub struct ClaimResponse {
     pub drain: bool,
 }
 
+/// A context, as the container of a session gets it.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimedContext {
+    /// Where it is read. There is nothing there if it is new. `None`: it cannot be had, and so neither can the session.
+    pub url: Option<String>,
+    /// Whether it is to be written when the session ends.
+    pub persist: bool,
+}
+
+/// The address is good for whoever has it.
+impl fmt::Debug for ClaimedContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClaimedContext").field("persist", &self.persist).finish_non_exhaustive()
+    }
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClaimedSession {
@@ -125,6 +142,9 @@ pub struct ClaimedSession {
     /// When the session's time is up, as a countdown: the two machines' clocks need not agree.
     pub remaining_ms: u64,
     pub keep_alive: bool,
+    /// What its browser begins with, if not with nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<ClaimedContext>,
     /// Which claim of this session this is. A report that names an older one is about a browser that
     /// no longer counts.
     pub lease: u64,

@@ -4,7 +4,7 @@
 
 use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, chown};
+use std::os::unix::fs::{DirBuilderExt as _, chown, lchown};
 use std::path::Path;
 
 use tokio::process::Command;
@@ -88,6 +88,11 @@ impl Account {
             }
         }
     }
+}
+
+/// Makes a file or directory within a browser's own the browser's, too. A link is not followed.
+pub fn give(path: &Path, account: Option<Account>) -> io::Result<()> {
+    account.map_or(Ok(()), |Account(id)| lchown(path, Some(id), Some(id)))
 }
 
 /// Makes a browser's directory, which is nobody else's.

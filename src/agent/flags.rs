@@ -105,7 +105,8 @@ pub fn command_line(
 
 /// Whether a session must have the whole browser.
 pub fn needs_full_browser(settings: &BrowserSettings) -> bool {
-    settings.browser == BrowserKind::Chromium
+    // The headless shell throws away the cookies that are to end with a browser (measured, 156).
+    settings.browser == BrowserKind::Chromium || settings.context.is_some()
 }
 
 #[cfg(test)]

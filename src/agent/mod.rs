@@ -25,6 +25,7 @@ mod held;
 mod join;
 mod life;
 mod live;
+mod profile;
 mod relay;
 mod task;
 mod warm;

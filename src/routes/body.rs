@@ -12,7 +12,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
 use crate::error::ApiError;
-use crate::ids::{ConnectionId, SessionId};
+use crate::ids::{ConnectionId, ContextId, SessionId};
 
 /// The largest body a request may have.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -117,6 +117,17 @@ impl<S: Send + Sync> FromRequestParts<S> for ConnectionPath {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         id_in_path(parts, state).await.map(Self).ok_or_else(ApiError::connection_gone)
+    }
+}
+
+/// The context a path names. What cannot be an id is no context.
+pub struct ContextPath(pub ContextId);
+
+impl<S: Send + Sync> FromRequestParts<S> for ContextPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        id_in_path(parts, state).await.map(Self).ok_or_else(ApiError::context_not_found)
     }
 }
 

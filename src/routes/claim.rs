@@ -7,16 +7,21 @@ use axum::extract::State;
 use axum::http::StatusCode;
 
 use super::body::{JsonBody, SessionPath};
+use super::objects;
 use crate::app::App;
 use crate::auth::ContainerCaller;
+use crate::browser_settings::ContextSetting;
+use crate::causes::Causes;
 use crate::clock::{now_ms, rfc3339};
+use crate::contexts;
 use crate::error::ApiError;
 use crate::lifecycle;
 use crate::protocol::{
-    ClaimRequest, ClaimResponse, ClaimedSession, EndedRequest, MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT,
-    ReadyRequest, ReadyResponse, ReportResponse,
+    ClaimRequest, ClaimResponse, ClaimedContext, ClaimedSession, EndedRequest, MAX_CLAIM_WAIT_SECONDS,
+    MAX_SESSIONS_LIMIT, ReadyRequest, ReadyResponse, ReportResponse,
 };
-use crate::session::EndReason;
+use crate::session::{EndReason, Session};
+use crate::storage::Use;
 
 /// In characters. AWS gives none that is longer.
 const MAX_TASK_ARN: usize = 2_048;
@@ -39,10 +44,10 @@ pub async fn claim_sessions(
         return Err(ApiError::new(StatusCode::CONFLICT, "container_replaced", message));
     }
     let now_ms = now_ms();
-    let sessions: Vec<_> = claimed
-        .sessions
-        .into_iter()
-        .map(|(session, lease)| ClaimedSession {
+    let mut sessions = Vec::with_capacity(claimed.sessions.len());
+    for (session, lease) in claimed.sessions {
+        let context = context(&app, &session).await;
+        sessions.push(ClaimedSession {
             session_id: session.id,
             user_id: session.user_id,
             browser_settings: session.browser_settings,
@@ -50,9 +55,10 @@ pub async fn claim_sessions(
             expires_at: rfc3339(session.expires_at_ms),
             remaining_ms: session.expires_at_ms.saturating_sub(now_ms),
             keep_alive: session.keep_alive,
+            context,
             lease,
-        })
-        .collect();
+        });
+    }
     Ok(Json(ClaimResponse {
         success: true,
         claimed_count: sessions.len(),
@@ -60,6 +66,16 @@ pub async fn claim_sessions(
         end: claimed.end,
         drain: claimed.drain,
     }))
+}
+
+/// Where the session's context is to be had. That one's cannot is no reason for the others to wait.
+async fn context(app: &App, session: &Session) -> Option<ClaimedContext> {
+    let ContextSetting { id, persist } = contexts::of_session(session)?;
+    let profile = contexts::profile(&session.user_id, &id);
+    let base = &app.addresses.api_endpoint;
+    let url = objects::address(app, base, &profile, Use::Read, session.expires_at_ms).await;
+    let url = url.inspect_err(|error| tracing::error!(session.id = %session.id, error = %Causes(error), "no context"));
+    Some(ClaimedContext { url: url.ok(), persist })
 }
 
 /// Whether the container may ask so, and whether it makes sense.

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use crate::app::App;
 use crate::browser_settings::BrowserSettings;
 use crate::clock::now_ms;
+use crate::contexts;
 use crate::error::ApiError;
 use crate::hex;
 use crate::lifecycle;
@@ -97,6 +98,14 @@ pub async fn create(
     idempotency: Option<&Idempotency>,
     limits: &Limits,
 ) -> Result<(HeaderMap, Session), Refused> {
+    if let Some(context) = new.browser_settings.get("context").and_then(|context| context.get("id")?.as_str()) {
+        let id = context.parse().map_err(|_| ApiError::context_not_found())?;
+        if contexts::find(app, &new.user_id, &id).await.map_err(ApiError::from)?.is_none() {
+            let mut error = ApiError::context_not_found();
+            error.message = format!("browserSettings.context.id: {}", error.message);
+            return Err(error.into());
+        }
+    }
     let error = match lifecycle::create(app, new, idempotency, limits).await.map_err(ApiError::from)? {
         Created::New { session, allowance, .. } => {
             return Ok((rate_headers(limits.creates_per_minute, &allowance), session));

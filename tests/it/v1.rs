@@ -1,5 +1,6 @@
 //! The Browserbase API, as its clients see it: what is answered, and what is refused.
 
+mod contexts;
 mod repeats;
 
 use axum::http::StatusCode;
@@ -170,8 +171,8 @@ async fn what_cannot_be_honoured_is_refused_by_the_fields_name_and_changes_nothi
         ),
         (
             json!({"browserSettings": {"context": {"id": "c", "persist": true}}}),
-            "browserSettings.context",
-            "not_available",
+            "browserSettings.context.id",
+            "invalid_request",
         ),
         (json!({"browserSettings": {"extensionId": "e"}}), "browserSettings.extensionId", "not_available"),
         (
@@ -294,7 +295,7 @@ async fn nobody_sees_ends_or_repeats_the_session_of_another() {
         assert_eq!((answer.status, &answer.body["code"]), (StatusCode::NOT_FOUND, &json!("project_not_found")));
     }
     assert_eq!(world.client("key-one").get(&path).await.body["status"], "PENDING");
-    for path in ["/v1/sessions", "/v1/projects", "/v1/contexts", "/v1/sessions/x/logs"] {
+    for path in ["/v1/sessions", "/v1/projects", "/v1/contexts/ctx_1", "/v1/sessions/x/logs"] {
         assert_eq!(world.client("no-key").get(path).await.status, StatusCode::UNAUTHORIZED, "{path}");
     }
 }
@@ -379,10 +380,7 @@ async fn what_is_not_there_says_so_once_and_what_never_was_is_404() {
         ["logs", "recording", "recording/downloads", "replays", "replays/0", "downloads", "uploads"]
             .map(|what| format!("/v1/sessions/{}/{what}", id(&session)))
             .into();
-    paths.extend(
-        ["extensions", "extensions/e", "contexts", "contexts/c", "fetch", "search", "agents/runs"]
-            .map(|what| format!("/v1/{what}")),
-    );
+    paths.extend(["extensions", "extensions/e", "fetch", "search", "agents/runs"].map(|what| format!("/v1/{what}")));
     for path in &paths {
         for method in ["GET", "POST", "PUT", "DELETE"] {
             let answer = client.send(method, path, "").await;

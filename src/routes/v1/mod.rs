@@ -1,6 +1,7 @@
 //! The Browserbase API, for clients that were written for it: a translation of what they send and expect, over the
 //! same lifecycle that serves `/sessions`. What is not there says so, and that asking again will not help.
 
+mod contexts;
 mod debug;
 mod parameters;
 mod projects;
@@ -20,7 +21,7 @@ use crate::auth::Caller;
 use crate::error::ApiError;
 
 /// What the API has besides, and this service does not.
-const NOT_AVAILABLE: [(&str, &str); 39] = [
+const NOT_AVAILABLE: [(&str, &str); 38] = [
     ("/sessions/{id}/logs", "session logs"),
     ("/sessions/{id}/recording", "session recording"),
     ("/sessions/{id}/recording/downloads", "session recording"),
@@ -32,8 +33,7 @@ const NOT_AVAILABLE: [(&str, &str); 39] = [
     ("/sessions/{id}/webdriver/{*command}", "WebDriver"),
     ("/downloads", "session downloads"),
     ("/downloads/{download}", "session downloads"),
-    ("/contexts", "contexts"),
-    ("/contexts/{context}", "contexts"),
+    ("/contexts/{context}/upload", "uploading a context"),
     ("/extensions", "extensions"),
     ("/extensions/{extension}", "extensions"),
     ("/certificates", "certificates"),
@@ -70,6 +70,11 @@ pub fn router() -> Router<App> {
         .route("/sessions/{id}", get(sessions::get_session).post(sessions::update_session))
         .route("/sessions/{id}/debug", get(debug::debug_session))
         .route("/sessions/{id}/end", post(start::end_session))
+        .route("/contexts", post(contexts::create_context))
+        .route(
+            "/contexts/{context}",
+            get(contexts::get_context).put(contexts::update_context).delete(contexts::delete_context),
+        )
         .route("/projects", get(projects::list_projects))
         .route("/projects/{project}", get(projects::get_project))
         .route("/projects/{project}/usage", get(projects::get_usage));

@@ -120,7 +120,6 @@ fn of_proxies(mut error: ApiError, proxies: &Option<Value>) -> ApiError {
 
 fn browser_settings(mut settings: Map<String, Value>) -> Result<Map<String, Value>, ApiError> {
     for (name, why) in [
-        ("context", "contexts are not available here"),
         ("extensionId", "extensions are not available here"),
         ("allowedDomains", "keeping a browser within domains is not available here"),
     ] {

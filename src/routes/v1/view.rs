@@ -9,7 +9,8 @@ use super::parameters::Region;
 use super::projects;
 use crate::app::App;
 use crate::clock::{now_ms, rfc3339};
-use crate::ids::SessionId;
+use crate::contexts;
+use crate::ids::{ContextId, SessionId};
 use crate::session::{EndReason, Session, SessionStatus};
 use crate::store::Wanted;
 use crate::tokens::{Subject, Tokens};
@@ -78,6 +79,8 @@ pub struct SessionView {
     proxy_bytes: u64,
     keep_alive: bool,
     region: Region,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context_id: Option<ContextId>,
     #[serde(skip_serializing_if = "Map::is_empty")]
     user_metadata: Map<String, Value>,
     #[serde(flatten)]
@@ -107,6 +110,7 @@ impl SessionView {
             proxy_bytes: 0,
             keep_alive: session.keep_alive,
             region: Region::nearest(app.addresses.region.as_deref()),
+            context_id: contexts::of_session(&session).map(|context| context.id),
             user_metadata: session.user_metadata,
             id: session.id,
             reach: None,
