@@ -8,7 +8,7 @@ use crate::api_keys::{ApiKey, Role};
 use crate::app::App;
 use crate::clock::now_ms;
 use crate::error::ApiError;
-use crate::ids::{ContainerId, ProjectId, UserId};
+use crate::ids::{ContainerId, ContextId, ProjectId, SessionId, UserId};
 use crate::secrets::Unavailable;
 use crate::store::Limits;
 use crate::tokens::{Subject, TokenError};
@@ -50,6 +50,14 @@ pub struct ContainerCaller {
     pub container: ContainerId,
     /// For how many sessions it was launched. `None`: somebody has started it by hand, and it says that itself.
     pub launched_for: Option<u32>,
+}
+
+/// Whoever may store what a session leaves.
+#[derive(Debug, Clone)]
+pub struct FilesCaller {
+    pub session: SessionId,
+    pub user: UserId,
+    pub context: Option<ContextId>,
 }
 
 /// A container that has only the token of its service, which is the same for all of them.
@@ -106,6 +114,14 @@ pub async fn verify_token_until(app: &App, token: &str) -> Result<(Subject, u64)
         verified => verified,
     };
     Ok(verified?)
+}
+
+/// Whom the token in `Authorization` speaks for. `otherwise`: what is said if there is none.
+async fn token_of(parts: &request::Parts, app: &App, otherwise: &str) -> Result<Subject, ApiError> {
+    match bearer(&parts.headers) {
+        Some(token) => verify_token(app, token).await,
+        None => Err(ApiError::unauthorized("missing_token", otherwise)),
+    }
 }
 
 /// What is known of an API key, if it is one.
@@ -168,10 +184,7 @@ impl FromRequestParts<App> for ContainerCaller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut request::Parts, app: &App) -> Result<Self, ApiError> {
-        let Some(token) = bearer(&parts.headers) else {
-            return Err(ApiError::unauthorized("missing_token", "send the container's token as Authorization: Bearer"));
-        };
-        match verify_token(app, token).await? {
+        match token_of(parts, app, "send the container's token as Authorization: Bearer").await? {
             Subject::Container(container) => Ok(ContainerCaller { container, launched_for: None }),
             Subject::Launched { container, max_sessions } => {
                 Ok(ContainerCaller { container, launched_for: Some(max_sessions) })
@@ -181,14 +194,22 @@ impl FromRequestParts<App> for ContainerCaller {
     }
 }
 
+impl FromRequestParts<App> for FilesCaller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut request::Parts, app: &App) -> Result<Self, ApiError> {
+        match token_of(parts, app, "send the session's files token as Authorization: Bearer").await? {
+            Subject::Files { session, user, context } => Ok(Self { session, user, context }),
+            _ => Err(TokenError::Invalid.into()),
+        }
+    }
+}
+
 impl FromRequestParts<App> for ServiceCaller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut request::Parts, app: &App) -> Result<Self, ApiError> {
-        let Some(token) = bearer(&parts.headers) else {
-            return Err(ApiError::unauthorized("missing_token", "send the service's token as Authorization: Bearer"));
-        };
-        match verify_token(app, token).await? {
+        match token_of(parts, app, "send the service's token as Authorization: Bearer").await? {
             Subject::Service => Ok(ServiceCaller),
             _ => Err(TokenError::Invalid.into()),
         }

@@ -48,6 +48,8 @@ pub struct FleetSnapshot {
     /// Sessions the containers that take work could hold in all, and those they hold.
     pub slots: u64,
     pub used: u64,
+    /// Whether what was counted was not what there is, as after somebody has changed something by hand. It is put right.
+    pub mended: bool,
     pub containers: Vec<Container>,
     /// Containers that were reserved, and when each must have come.
     pub starting: Vec<(ContainerId, u64)>,

@@ -268,6 +268,9 @@ async fn look(app: &App) -> Result<Plan, StoreError> {
     let listing = listing(app).await;
     let now_ms = now_ms();
     let snapshot = app.store.snapshot(app.policy.blind_after_ms, now_ms).await?;
+    if snapshot.mended {
+        tracing::warn!("what Redis counted of the fleet was not what it holds, and is put right");
+    }
     let plan = plan(&snapshot, listing.as_ref(), &app.policy, now_ms);
     if plan.wants_watch() {
         // What cannot be judged yet is judged by a later look, by the same listing.

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::hex;
-use crate::ids::{ContainerId, SessionId, UserId};
+use crate::ids::{ContainerId, ContextId, SessionId, UserId};
 use crate::storage::{ObjectName, Use};
 
 /// The shortest secret tokens may be made from, in bytes.
@@ -39,6 +39,8 @@ pub enum Subject {
     Container(ContainerId),
     /// The same, of one that was launched, for as many sessions as it was launched for.
     Launched { container: ContainerId, max_sessions: u32 },
+    /// May store what one session leaves: for a context, if that is to be written.
+    Files { session: SessionId, user: UserId, context: Option<ContextId> },
     /// May read or write one file.
     Object { name: ObjectName, to: Use },
     /// May have containers come that a service of ECS runs: each is given a token of its own for this one.
@@ -91,6 +93,9 @@ struct Claims {
     /// The most sessions of a container that was launched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max: Option<u32>,
+    /// The context that may be written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ctx: Option<ContextId>,
     /// Seconds since the Unix epoch.
     iat: u64,
     exp: u64,
@@ -106,6 +111,7 @@ enum Role {
     View,
     Container,
     Service,
+    Files,
     Read,
     Write,
 }
@@ -151,11 +157,14 @@ impl Tokens {
             Subject::Container(container) => (Role::Container, container.to_string(), None),
             Subject::Launched { container, .. } => (Role::Container, container.to_string(), None),
             Subject::Service => (Role::Service, SERVICE.to_owned(), None),
+            Subject::Files { session, user, .. } => (Role::Files, session.to_string(), Some(user.clone())),
             Subject::Object { name, to: Use::Read } => (Role::Read, name.as_str().to_owned(), None),
             Subject::Object { name, to: Use::Write } => (Role::Write, name.as_str().to_owned(), None),
         };
         let max = if let Subject::Launched { max_sessions, .. } = subject { Some(*max_sessions) } else { None };
-        let claims = Claims { role, sub, uid, max, iat: now_ms / 1_000, exp: expires_at_ms.div_ceil(1_000), nbf: None };
+        let ctx = if let Subject::Files { context, .. } = subject { context.clone() } else { None };
+        let claims =
+            Claims { role, sub, uid, max, ctx, iat: now_ms / 1_000, exp: expires_at_ms.div_ceil(1_000), nbf: None };
         let keys = &self.keys[0];
         let signed = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &keys.sign)
             .expect("plain claims can be serialized and HMAC takes any key");
@@ -204,7 +213,10 @@ impl Tokens {
             (Role::Service, None) => (claims.sub == SERVICE).then_some(Subject::Service),
             (Role::Read, None) => Some(Subject::Object { name: ObjectName::in_token(claims.sub), to: Use::Read }),
             (Role::Write, None) => Some(Subject::Object { name: ObjectName::in_token(claims.sub), to: Use::Write }),
-            (Role::Connect | Role::View, None)
+            (Role::Files, Some(user)) => {
+                claims.sub.parse().ok().map(|session| Subject::Files { session, user, context: claims.ctx })
+            }
+            (Role::Connect | Role::View | Role::Files, None)
             | (Role::Container | Role::Service | Role::Read | Role::Write, Some(_)) => None,
         };
         Ok((subject.ok_or(TokenError::Invalid)?, claims.exp.saturating_mul(1_000)))

@@ -9,8 +9,8 @@ use serde::Serialize;
 use crate::config::is_loopback_url;
 use crate::ids::{ConnectionId, SessionId};
 use crate::protocol::{
-    ClaimRequest, ClaimResponse, DeliverRequest, DeliverResponse, EndedRequest, GATEWAY_CALL_SECONDS, JoinRequest,
-    JoinResponse, ReadyRequest, ReadyResponse,
+    ClaimRequest, ClaimResponse, ClaimedSession, DeliverRequest, DeliverResponse, EndedRequest, FileKind, FileRequest,
+    FileResponse, GATEWAY_CALL_SECONDS, JoinRequest, JoinResponse, ReadyRequest, ReadyResponse,
 };
 
 /// What an answer may take beyond the wait that was asked for: a server may be starting.
@@ -76,6 +76,15 @@ impl Api {
         self.post(&format!("/sessions/{session}/ended"), report, ANSWER_DEADLINE).await.map(drop)
     }
 
+    /// Where a file that a session leaves is to be written.
+    pub async fn file_address(&self, claimed: &ClaimedSession, kind: FileKind) -> Result<String, ApiError> {
+        let url = format!("{}/sessions/{}/files", self.endpoint, claimed.session_id);
+        let token = claimed.files_token.as_ref().map_or("", |token| &token.0);
+        let request = self.client.post(url).bearer_auth(token).json(&FileRequest { kind }).timeout(ANSWER_DEADLINE);
+        let answer: FileResponse = successful(request.send().await?)?.json().await?;
+        Ok(answer.url)
+    }
+
     pub async fn deliver(
         &self,
         connection: &ConnectionId,
@@ -87,13 +96,16 @@ impl Api {
 
     async fn post(&self, path: &str, body: &impl Serialize, deadline: Duration) -> Result<reqwest::Response, ApiError> {
         let url = format!("{}{path}", self.endpoint);
-        let answer = self.client.post(url).json(body).timeout(deadline).send().await?;
-        match answer.status() {
-            status if status.is_success() => Ok(answer),
-            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Err(ApiError::Refused(status)),
-            status @ (StatusCode::NOT_FOUND | StatusCode::CONFLICT | StatusCode::GONE) => Err(ApiError::Gone(status)),
-            status => Err(ApiError::Status(status)),
-        }
+        successful(self.client.post(url).json(body).timeout(deadline).send().await?)
+    }
+}
+
+fn successful(answer: reqwest::Response) -> Result<reqwest::Response, ApiError> {
+    match answer.status() {
+        status if status.is_success() => Ok(answer),
+        status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Err(ApiError::Refused(status)),
+        status @ (StatusCode::NOT_FOUND | StatusCode::CONFLICT | StatusCode::GONE) => Err(ApiError::Gone(status)),
+        status => Err(ApiError::Status(status)),
     }
 }
 

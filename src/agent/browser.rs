@@ -11,16 +11,18 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, test_kill_process_group, waitpgid};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::account::{Account, make_home};
-use super::devtools::{self, DevtoolsError};
+use super::context::Profile;
+use super::devtools::{self, Conversation, DevtoolsError};
 use super::egress::{Chain, ClosedPort, Egress};
 use super::flags::{Surroundings, command_line};
+use super::profile::ProfileError;
 use super::window::Windows;
 use crate::browser_settings::{BrowserSettings, DEFAULT_VIEWPORT};
 use crate::{child, hex};
@@ -30,11 +32,15 @@ const LAUNCH_DEADLINE: Duration = Duration::from_secs(20);
 /// How often it is looked whether a killed group is gone. The kernel tells nobody but a parent.
 const BURIAL_POLL: Duration = Duration::from_millis(5);
 const BURIAL_DEADLINE: Duration = Duration::from_secs(10);
+/// Within a browser's directory.
+const PROFILE: &str = "profile";
 
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
     #[error("the browser's directory could not be made")]
     Directory(#[source] io::Error),
+    #[error("the context's profile cannot be used")]
+    Profile(#[from] ProfileError),
     #[error("the browser's program could not be started")]
     Spawn(#[source] io::Error),
     #[error("the browser's proxy cannot be used: {0}")]
@@ -116,10 +122,10 @@ impl Browser {
         workdir: &Path,
         surroundings: &Surroundings,
         learned: &Learned,
+        profile: Option<&Profile>,
     ) -> Result<Self, LaunchError> {
-        tokio::time::timeout(LAUNCH_DEADLINE, Self::start(program, settings, workdir, surroundings, learned))
-            .await
-            .unwrap_or(Err(LaunchError::Late))
+        let started = Self::start(program, settings, workdir, surroundings, learned, profile);
+        tokio::time::timeout(LAUNCH_DEADLINE, started).await.unwrap_or(Err(LaunchError::Late))
     }
 
     async fn start(
@@ -128,6 +134,7 @@ impl Browser {
         workdir: &Path,
         surroundings: &Surroundings,
         learned: &Learned,
+        begin_with: Option<&Profile>,
     ) -> Result<Self, LaunchError> {
         let chain = Chain::parse(settings.proxy_server.as_deref(), settings.proxy_bypass.as_deref());
         let egress = Egress::new(&surroundings.destinations);
@@ -135,19 +142,17 @@ impl Browser {
         let dir = workdir.join(format!("b-{}", hex::random(4)));
         let viewport = settings.viewport.unwrap_or(DEFAULT_VIEWPORT);
         let window = learned.windows.known(viewport).filter(|_| program.full);
-        let (profile, sandbox) = (dir.join("profile"), surroundings.confinement.sandbox);
+        let (profile, sandbox) = (dir.join(PROFILE), surroundings.confinement.sandbox);
         let window_size = window.unwrap_or(viewport);
         let line = command_line(program.full, settings, window_size, &profile, sandbox, (&egress, &server));
         let account = surroundings.confinement.account();
         make_home(&dir, account).map_err(LaunchError::Directory)?;
-        let mut child = match child::spawn(command(&program.path, &line, &dir, account)).await {
-            Ok(child) => child,
-            Err(error) => {
-                // It holds nothing yet.
-                let _ = std::fs::remove_dir_all(&dir);
-                return Err(LaunchError::Spawn(error));
-            }
-        };
+        let unused = Unused(Some(&dir));
+        if let Some(begin_with) = begin_with {
+            begin_with.restore(&profile, account).await?;
+        }
+        let mut child = child::spawn(command(&program.path, &line, &dir, account)).await.map_err(LaunchError::Spawn)?;
+        unused.keep();
         let stderr = child.stderr.take().expect("stderr is piped");
         let mut browser = Self::adopt(child, dir, egress);
         browser.endpoint = listening(stderr).await?;
@@ -197,6 +202,29 @@ impl Browser {
         &self.dir
     }
 
+    /// Where it keeps what it knows of the pages it has seen.
+    pub fn profile(&self) -> PathBuf {
+        self.dir.join(PROFILE)
+    }
+
+    /// Has it end by itself, with everything written down, unless it has done so already. `false`: it has ended in
+    /// another way, or not in time.
+    pub async fn close(&self, deadline: Duration) -> bool {
+        let asked = async {
+            // The answer may not come any more.
+            if let Ok(mut conversation) = Conversation::open(&self.endpoint).await {
+                let _ = conversation.call(None, "Browser.close", &json!({})).await;
+            }
+        };
+        let closed = async {
+            if !self.has_exited() {
+                asked.await;
+            }
+            self.exited().await.is_some_and(|status| status.success())
+        };
+        tokio::time::timeout(deadline, closed).await.unwrap_or(false)
+    }
+
     /// The main process, leader of the group.
     pub fn pid(&self) -> u32 {
         self.group.as_raw_nonzero().get().cast_unsigned()
@@ -241,6 +269,23 @@ impl Drop for Browser {
     fn drop(&mut self) {
         if !self.buried {
             self.runtime.spawn(bury(self.group, std::mem::take(&mut self.dir), self.exit.clone()));
+        }
+    }
+}
+
+/// A directory that is removed unless a browser comes to use it: a launch may fail, or be given up at any point.
+struct Unused<'a>(Option<&'a Path>);
+
+impl Unused<'_> {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unused<'_> {
+    fn drop(&mut self) {
+        if let Some(dir) = self.0 {
+            let _ = std::fs::remove_dir_all(dir);
         }
     }
 }
@@ -361,9 +406,10 @@ mod tests {
         let program = Program { path: script.clone(), full: false };
         let destinations = Destinations::new(false, Resolver::default());
         let surroundings = Surroundings { confinement: Confinement::NONE, destinations };
-        let error = Browser::launch(&program, &BrowserSettings::default(), &dir, &surroundings, &Learned::default())
-            .await
-            .expect_err("no browser");
+        let error =
+            Browser::launch(&program, &BrowserSettings::default(), &dir, &surroundings, &Learned::default(), None)
+                .await
+                .expect_err("no browser");
         assert!(error.to_string().contains("cannot open display"), "{error}");
         let deadline = std::time::Instant::now() + Duration::from_secs(5);
         let left = || std::fs::read_dir(&dir).expect("readable").count() - 1;

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::Agent;
 use super::api::{ApiError, Backoff};
 use super::browser::{Browser, LaunchError, Program};
+use super::context;
 use super::filter::{Door, Filter};
 use super::flags::needs_full_browser;
 use super::gateway::Clients;
@@ -51,6 +52,7 @@ pub async fn live(agent: Arc<Agent>, claimed: ClaimedSession, mut seat: Seat, cl
                 stop = announce_and_watch(&agent, &seat, &browser, secret, &clients, claimed_at) => stop,
                 stop = &mut over => stop,
             };
+            context::leave(&agent, &claimed, &browser).await;
             // Killing Chrome closes its sockets; what it said before is still delivered.
             browser.kill().await;
             drop(open);
@@ -102,8 +104,18 @@ async fn obtain(agent: &Agent, claimed: &ClaimedSession) -> Option<Browser> {
         );
         return None;
     };
+    let profile = match &claimed.context {
+        None => None,
+        Some(left) => match context::fetch(agent, left).await {
+            Ok(profile) => Some(profile),
+            Err(error) => {
+                tracing::error!(session.id = %session, error = %Causes(&error), "the session's context cannot be had");
+                return None;
+            }
+        },
+    };
     for attempt in 1..=LAUNCH_ATTEMPTS {
-        match agent.launch(&program, &settings).await {
+        match agent.launch(&program, &settings, profile.as_ref()).await {
             Ok(browser) => return Some(browser),
             Err(error) => log_launch_failure(session, attempt, &error),
         }

@@ -13,8 +13,10 @@ mod api;
 mod browser;
 mod claim;
 mod config;
+mod context;
 mod devtools;
 mod egress;
+mod files;
 mod filter;
 mod filtered;
 pub mod find;
@@ -45,8 +47,10 @@ use self::api::Api;
 use self::browser::{Browser, LaunchError, Learned, Program};
 use self::claim::ClaimLoop;
 pub use self::config::AgentConfig;
+use self::context::Profile;
 pub use self::egress::Resolver;
 use self::egress::{ClosedPort, Destinations};
+use self::files::Files;
 use self::find::Found;
 use self::flags::Surroundings;
 use self::held::Held;
@@ -87,6 +91,7 @@ pub(crate) struct Agent {
     /// By which the control plane tells this process from another one of the same container id.
     process: String,
     api: Api,
+    files: Files,
     browsers: Found,
     surroundings: Surroundings,
     /// That of `routes`.
@@ -99,8 +104,14 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    async fn launch(&self, program: &Program, settings: &BrowserSettings) -> Result<Browser, LaunchError> {
-        Browser::launch(program, settings, &self.config.workdir, &self.surroundings, &self.learned).await
+    async fn launch(
+        &self,
+        program: &Program,
+        settings: &BrowserSettings,
+        profile: Option<&Profile>,
+    ) -> Result<Browser, LaunchError> {
+        let workdir = &self.config.workdir;
+        Browser::launch(program, settings, workdir, &self.surroundings, &self.learned, profile).await
     }
 
     fn start_draining(&self) {
@@ -117,7 +128,7 @@ impl Agent {
         };
         let program = self.browsers.default_program();
         let settings = BrowserSettings::default();
-        self.warm.keep(size, room, || self.launch(&program, &settings)).await;
+        self.warm.keep(size, room, || self.launch(&program, &settings, None)).await;
     }
 }
 
@@ -157,7 +168,7 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
     let starts = async |confinement| {
         let surroundings = Surroundings { confinement, destinations: destinations.clone() };
         let (program, settings) = (browsers.default_program(), BrowserSettings::default());
-        Browser::launch(&program, &settings, &config.workdir, &surroundings, &learned).await.is_ok()
+        Browser::launch(&program, &settings, &config.workdir, &surroundings, &learned, None).await.is_ok()
     };
     let confinement = Confinement::probe(&programs, &config.workdir, starts).await;
 
@@ -167,6 +178,7 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
         process: hex::random(16),
         address: address::advertised(config.advertise.as_deref(), bound, &config.api_endpoint),
         api,
+        files: Files::new(&config.api_endpoint).map_err(AgentError::Client)?,
         browsers,
         surroundings: Surroundings { confinement, destinations },
         _closed: closed,

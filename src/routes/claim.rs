@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use super::body::{JsonBody, SessionPath};
 use super::objects;
 use crate::app::App;
-use crate::auth::ContainerCaller;
+use crate::auth::{ContainerCaller, FilesCaller};
 use crate::browser_settings::ContextSetting;
 use crate::causes::Causes;
 use crate::clock::{now_ms, rfc3339};
@@ -17,12 +17,17 @@ use crate::contexts;
 use crate::error::ApiError;
 use crate::lifecycle;
 use crate::protocol::{
-    ClaimRequest, ClaimResponse, ClaimedContext, ClaimedSession, EndedRequest, MAX_CLAIM_WAIT_SECONDS,
-    MAX_SESSIONS_LIMIT, ReadyRequest, ReadyResponse, ReportResponse,
+    ClaimRequest, ClaimResponse, ClaimedContext, ClaimedSession, EndedRequest, FileKind, FileRequest, FileResponse,
+    FilesToken, MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT, ReadyRequest, ReadyResponse, ReportResponse,
 };
 use crate::session::{EndReason, Session};
 use crate::storage::Use;
+use crate::tokens::Subject;
 
+/// How long after a session's end its container may still store what it leaves: longer than a container drains.
+const FILES_GRACE_MS: u64 = 10 * 60_000;
+/// How long the address of such a file is good for.
+const FILE_ADDRESS_MS: u64 = 5 * 60_000;
 /// In characters. AWS gives none that is longer.
 const MAX_TASK_ARN: usize = 2_048;
 
@@ -47,6 +52,7 @@ pub async fn claim_sessions(
     let mut sessions = Vec::with_capacity(claimed.sessions.len());
     for (session, lease) in claimed.sessions {
         let context = context(&app, &session).await;
+        let files_token = Some(files_token(&app, &session, now_ms).await?);
         sessions.push(ClaimedSession {
             session_id: session.id,
             user_id: session.user_id,
@@ -55,6 +61,7 @@ pub async fn claim_sessions(
             expires_at: rfc3339(session.expires_at_ms),
             remaining_ms: session.expires_at_ms.saturating_sub(now_ms),
             keep_alive: session.keep_alive,
+            files_token,
             context,
             lease,
         });
@@ -76,6 +83,37 @@ async fn context(app: &App, session: &Session) -> Option<ClaimedContext> {
     let url = objects::address(app, base, &profile, Use::Read, session.expires_at_ms).await;
     let url = url.inspect_err(|error| tracing::error!(session.id = %session.id, error = %Causes(error), "no context"));
     Some(ClaimedContext { url: url.ok(), persist })
+}
+
+async fn files_token(app: &App, session: &Session, now_ms: u64) -> Result<FilesToken, ApiError> {
+    let context = contexts::of_session(session).filter(|context| context.persist).map(|context| context.id);
+    let subject = Subject::Files { session: session.id.clone(), user: session.user_id.clone(), context };
+    let until_ms = session.expires_at_ms + FILES_GRACE_MS;
+    Ok(FilesToken(app.tokens.get(now_ms).await?.mint(&subject, now_ms, until_ms)))
+}
+
+/// `POST /sessions/{id}/files`: where something that the session leaves is to be written. Nobody else writes there, so it
+/// matters little whether the container still holds the session; it may have been ended just now.
+pub async fn give_file_address(
+    State(app): State<App>,
+    caller: FilesCaller,
+    SessionPath(id): SessionPath,
+    JsonBody { value: request, .. }: JsonBody<FileRequest>,
+) -> Result<Json<FileResponse>, ApiError> {
+    if id != caller.session {
+        return Err(ApiError::session_not_found());
+    }
+    let name = match request.kind {
+        FileKind::Context => {
+            let context = caller.context.ok_or_else(ApiError::context_not_found)?;
+            // It may have been deleted meanwhile.
+            contexts::find(&app, &caller.user, &context).await?.ok_or_else(ApiError::context_not_found)?;
+            contexts::profile(&caller.user, &context)
+        }
+    };
+    let until_ms = now_ms() + FILE_ADDRESS_MS;
+    let url = objects::address(&app, &app.addresses.api_endpoint, &name, Use::Write, until_ms).await?;
+    Ok(Json(FileResponse { url, expires_in_seconds: FILE_ADDRESS_MS / 1_000 }))
 }
 
 /// Whether the container may ask so, and whether it makes sense.

@@ -46,6 +46,7 @@ pub fn router_with(app: App, others: Router<App>) -> Router {
         .route("/sessions/claim", post(claim::claim_sessions))
         .route("/sessions/{id}/ready", post(claim::report_ready))
         .route("/sessions/{id}/ended", post(claim::report_ended))
+        .route("/sessions/{id}/files", post(claim::give_file_address))
         .route("/connections/{connection_id}/messages", post(connections::deliver_messages))
         // Those that a service has started, by the token that is the same for all of them.
         .route("/containers", post(containers::join_container))

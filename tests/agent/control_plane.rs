@@ -148,6 +148,8 @@ fn claimed(
         expires_at: rfc3339(now_ms() + remaining_ms),
         remaining_ms,
         keep_alive: false,
+        files_token: None,
+        context: None,
         lease,
     }
 }

@@ -1,0 +1,109 @@
+//! Files that go to the storage or come from it, by addresses that the control plane gives: of one file each, and good for
+//! whoever has them.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use reqwest::header::CONTENT_LENGTH;
+use reqwest::{Body, Client, StatusCode};
+
+use super::api::{Api, ApiError};
+use super::profile::ProfileError;
+use crate::config::is_loopback_url;
+use crate::hex;
+use crate::protocol::{ClaimedSession, FileKind};
+
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// Of one file, whole.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// What a session may come with, in bytes.
+const MAX_BYTES: u64 = 1 << 30;
+
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    #[error("the control plane gave no address")]
+    NoAddress,
+    #[error("the control plane gave no address")]
+    NotGiven(#[from] ApiError),
+    /// Without the address, which is good for whoever has it.
+    #[error("the storage could not be reached")]
+    Transport(#[source] reqwest::Error),
+    #[error("the storage answered {0}")]
+    Status(StatusCode),
+    #[error("the file is larger than {MAX_BYTES} bytes")]
+    TooLarge,
+    #[error("a file of this machine could not be read or written")]
+    Io(#[from] io::Error),
+    #[error("the profile could not be packed")]
+    Profile(#[from] ProfileError),
+}
+
+impl From<reqwest::Error> for FilesError {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Transport(error.without_url())
+    }
+}
+
+/// A file that has no name, and is gone when it is closed.
+pub fn scratch(dir: &Path) -> io::Result<File> {
+    let path = dir.join(format!("f-{}", hex::random(8)));
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+    std::fs::remove_file(path)?;
+    Ok(file)
+}
+
+/// Speaks to the storage, and never with the container's token.
+#[derive(Clone)]
+pub struct Files(Client);
+
+impl Files {
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub fn new(api_endpoint: &str) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let mut client = Client::builder().connect_timeout(CONNECT_DEADLINE).timeout(DEADLINE);
+        if is_loopback_url(api_endpoint) {
+            // The storage is there, too, and a proxy set for the outside world does not lead back here.
+            client = client.no_proxy();
+        }
+        Ok(Self(client.build()?))
+    }
+
+    /// Reads a file from there into one that is empty. `false`: there is none.
+    pub async fn get(&self, url: &str, mut into: &File) -> Result<bool, FilesError> {
+        let mut answer = self.0.get(url).send().await?;
+        match answer.status() {
+            status if status.is_success() => {}
+            StatusCode::NOT_FOUND => return Ok(false),
+            status => return Err(FilesError::Status(status)),
+        }
+        let mut bytes = 0;
+        while let Some(piece) = answer.chunk().await? {
+            bytes += piece.len() as u64;
+            if bytes > MAX_BYTES {
+                return Err(FilesError::TooLarge);
+            }
+            into.write_all(&piece)?;
+        }
+        into.seek(SeekFrom::Start(0))?;
+        Ok(true)
+    }
+
+    /// Writes a file there that belongs to a session.
+    pub async fn store(
+        &self,
+        api: &Api,
+        claimed: &ClaimedSession,
+        kind: FileKind,
+        mut file: File,
+    ) -> Result<(), FilesError> {
+        let url = api.file_address(claimed, kind).await?;
+        let bytes = file.seek(SeekFrom::End(0))?;
+        file.seek(SeekFrom::Start(0))?;
+        let body = Body::from(tokio::fs::File::from_std(file));
+        let answer = self.0.put(url).header(CONTENT_LENGTH, bytes).body(body).send().await?;
+        if answer.status().is_success() { Ok(()) } else { Err(FilesError::Status(answer.status())) }
+    }
+}
