@@ -234,6 +234,8 @@ impl Config {
             max_pending: env.number("MAX_PENDING_SESSIONS", 1_000, 1..=10_000_000),
             max_per_user: env.number("MAX_SESSIONS_PER_USER", 0, 0..=10_000_000),
             creates_per_minute: env.number("CREATES_PER_MINUTE", 0, 0..=1_000_000),
+            max_per_project: 0,
+            project_creates_per_minute: 0,
             queue_wait_ms: ms(env.seconds("QUEUE_TIMEOUT_SECONDS", 300.0, 86_400.0)),
             browser_wait_ms: ms(env.seconds("BROWSER_TIMEOUT_SECONDS", 60.0, 3_600.0)),
             connect_wait_ms: ms(env.seconds("NEVER_CONNECTED_SECONDS", 300.0, 86_400.0)),

@@ -16,7 +16,7 @@ use wallcrawler::telemetry::observe;
 
 use crate::world::World;
 
-fn record(key: &str, says: &Value) -> Value {
+pub fn record(key: &str, says: &Value) -> Value {
     let mut record = says.clone();
     record["sha256"] = hex::encode(digest::digest(&digest::SHA256, key.as_bytes()).as_ref()).into();
     record
