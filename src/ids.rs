@@ -114,6 +114,11 @@ id!(
     ServerId, "server", |text| text.len() > 4 && text.starts_with("srv_") && is_plain(text, 64)
 );
 
+id!(
+    /// Which deployment a token is for.
+    Audience, "audience", |text| is_plain(text, 64)
+);
+
 /// Whose a session is: its project's, or without one its user's. All keys of a project share its sessions, whoever has
 /// them, and nobody else sees them: not even a key of the same user that is of another project, or of none.
 #[derive(Debug, Clone, PartialEq, Eq)]
