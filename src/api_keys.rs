@@ -11,7 +11,7 @@ use std::fmt;
 
 use aws_lc_rs::{constant_time, digest};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 
 use self::item::Item;
 use crate::hex;
@@ -76,7 +76,8 @@ impl ApiKeys {
         let mut faults = Vec::new();
         let mut known: Vec<(usize, Entry)> = Vec::new();
         for (index, item) in items(text).map_err(|fault| KeyFaults(vec![fault]))?.into_iter().enumerate() {
-            let Some(entry) = Item { index, faults: &mut faults }.read(item) else { continue };
+            let called = |field: &str| format!("API_KEYS[{index}]{field}");
+            let Some(entry) = (Item { called: &called, faults: &mut faults }).read(item) else { continue };
             match known.iter().find(|(_, other)| other.sha256 == entry.sha256) {
                 None => known.push((index, entry)),
                 Some((_, other)) if other.key == entry.key => {}
@@ -155,23 +156,25 @@ impl Entry {
     }
 }
 
-/// The record of a key, as [`ApiKeys::parse`] reads it. Without `roles` it is a client's.
-pub fn record_of(key: &str, user: Option<&UserId>, name: Option<&str>, roles: &[Role]) -> Value {
-    let mut record = json!({ "sha256": hex::encode(&sha256(key)) });
-    if let Some(user) = user {
-        record["userId"] = user.as_str().into();
-    }
-    if let Some(name) = name {
-        record["name"] = name.into();
-    }
-    if !roles.is_empty() {
-        record["roles"] = json!(roles);
-    }
+/// The record of a key, as [`ApiKeys::parse`] reads it, with what else is said of the key.
+pub fn record_of(key: &str, says: &Map<String, Value>) -> Map<String, Value> {
+    let mut record = Map::from_iter([("sha256".to_owned(), hex::encode(&sha256(key)).into())]);
+    record.extend(says.clone());
     record
 }
 
+/// What a record says, if it can be one; or else what is wrong with it, a sentence for each fault. `called`: what a field
+/// is called where people have written it.
+pub fn check(record: Map<String, Value>, called: &dyn Fn(&str) -> String) -> Result<ApiKey, KeyFaults> {
+    let mut faults = Vec::new();
+    match (Item { called, faults: &mut faults }).record(record) {
+        Some(entry) => Ok(entry.key),
+        None => Err(KeyFaults(faults)),
+    }
+}
+
 /// Whether a key may be called so.
-pub fn is_name(text: &str) -> bool {
+fn is_name(text: &str) -> bool {
     (1..=MAX_NAME).contains(&text.chars().count()) && !text.chars().any(char::is_control)
 }
 

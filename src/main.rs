@@ -165,7 +165,7 @@ fn keys(words: &[&str]) -> Result<(), KeysError> {
     if words.first() == Some(&"hash") && input.is_terminal() {
         eprintln!("The key, then Enter and Ctrl-D:");
     }
-    println!("{}", new_key::keys(words, input)?);
+    println!("{}", new_key::keys(words, input, now_ms())?);
     if words.first() == Some(&"new") {
         eprintln!(
             "The key is shown this once. What follows it goes into API_KEYS, or into the secret of API_KEYS_SECRET_ARN."

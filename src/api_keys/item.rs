@@ -12,7 +12,8 @@ const MAX_CREATES_PER_MINUTE: u64 = 1_000_000;
 
 /// One item of the list, on its way to being a key.
 pub(super) struct Item<'a> {
-    pub(super) index: usize,
+    /// What a field of it is called where people have written it.
+    pub(super) called: &'a dyn Fn(&str) -> String,
     pub(super) faults: &'a mut Vec<String>,
 }
 
@@ -26,7 +27,7 @@ impl Item<'_> {
     }
 
     fn fault<T>(&mut self, field: &str, problem: &str) -> Option<T> {
-        self.faults.push(format!("API_KEYS[{}]{field} {problem}", self.index));
+        self.faults.push(format!("{} {problem}", (self.called)(field)));
         None
     }
 
@@ -40,7 +41,7 @@ impl Item<'_> {
         }
     }
 
-    fn record(&mut self, mut record: Map<String, Value>) -> Option<Entry> {
+    pub(super) fn record(&mut self, mut record: Map<String, Value>) -> Option<Entry> {
         let faults_before = self.faults.len();
         let hash =
             self.field(&mut record, "sha256", "must be the 64 hexadecimal digits of the key's SHA-256", |value| {
@@ -59,7 +60,7 @@ impl Item<'_> {
         let creates_per_minute = self.count(&mut record, "createsPerMinute", MAX_CREATES_PER_MINUTE);
         let names = ["projectMaxSessions", "projectCreatesPerMinute"];
         for name in names.into_iter().filter(|name| project.is_none() && record.contains_key(*name)) {
-            self.fault::<()>(&format!(".{name}"), "needs a projectId");
+            self.fault::<()>(&format!(".{name}"), "is given without a project");
         }
         let project_limits = ProjectLimits {
             max_sessions: self.count(&mut record, names[0], MAX_SESSIONS),

@@ -1,3 +1,5 @@
+use serde_json::json;
+
 use super::*;
 
 fn hash(key: &str) -> String {
@@ -122,8 +124,8 @@ fn what_cannot_be_a_key_is_named_by_its_place_and_field_and_never_by_its_value()
         (with("maxSessions", json!("hunter2")), "API_KEYS[0].maxSessions must be"),
         (with("maxSessions", json!(1.5)), "API_KEYS[0].maxSessions must be"),
         (with("createsPerMinute", json!(-1)), "API_KEYS[0].createsPerMinute must be"),
-        (with("projectMaxSessions", json!(1)), "API_KEYS[0].projectMaxSessions needs a projectId"),
-        (with("projectCreatesPerMinute", json!(1)), "API_KEYS[0].projectCreatesPerMinute needs a projectId"),
+        (with("projectMaxSessions", json!(1)), "API_KEYS[0].projectMaxSessions is given without a project"),
+        (with("projectCreatesPerMinute", json!(1)), "API_KEYS[0].projectCreatesPerMinute is given without a project"),
         (
             of_projects(&[("p", "projectMaxSessions", json!(0))]),
             "API_KEYS[0].projectMaxSessions must be a whole number from 1 to 10000000",
