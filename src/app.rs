@@ -109,16 +109,19 @@ impl App {
             Some(at) => Kept::read("API_KEYS_SECRET_ARN", config.secrets, secrets::api_keys(manager.clone(), at)),
             None => Kept::fixed("API_KEYS", config.api_keys),
         };
+        let (accept_signed, audience) = (config.accept_signed_tokens, config.token_audience);
         let tokens = match (config.jwe_secret_at, config.jwe_secret) {
             (Some(at), _) => {
-                let read = secrets::tokens(manager, at, config.accept_signed_tokens);
+                let read = secrets::tokens(manager, at, accept_signed, audience);
                 Kept::read("JWE_SECRET_ARN", config.secrets, read)
             }
-            (None, Some(secret)) => Kept::fixed("JWE_SECRET", Tokens::new(&[secret.0], config.accept_signed_tokens)?),
+            (None, Some(secret)) => {
+                Kept::fixed("JWE_SECRET", Tokens::new(&[secret.0], accept_signed)?.with_audience(audience))
+            }
             (None, None) => {
                 // One per Redis, so that a restart on the same Redis accepts the tokens it once gave out.
                 let secret = store.shared_value("dev-jwe-secret", &hex::random(32)).await?;
-                Kept::fixed("JWE_SECRET", Tokens::new(&[secret], config.accept_signed_tokens)?)
+                Kept::fixed("JWE_SECRET", Tokens::new(&[secret], accept_signed)?.with_audience(audience))
             }
         };
         let mut addresses = config.addresses;

@@ -4,11 +4,11 @@ use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, StatusCode, request};
 
-use crate::api_keys::{ApiKey, Role};
+use crate::api_keys::{ApiKey, ProjectLimits, Role};
 use crate::app::App;
 use crate::clock::now_ms;
 use crate::error::ApiError;
-use crate::ids::{ContainerId, ContextId, ProjectId, SessionId, UserId};
+use crate::ids::{ContainerId, ContextId, Owner, ProjectId, SessionId, UserId};
 use crate::secrets::Unavailable;
 use crate::store::Limits;
 use crate::tokens::{Subject, TokenError};
@@ -23,14 +23,25 @@ pub struct Caller {
     pub project: Option<ProjectId>,
     pub max_sessions: Option<u64>,
     pub creates_per_minute: Option<u64>,
+    pub project_limits: ProjectLimits,
 }
 
 impl Caller {
+    /// Whose sessions it opens.
+    pub fn owner(&self) -> Owner {
+        Owner::of(&self.user, self.project.as_ref())
+    }
+
     /// What holds for this client, where `general` holds for all.
     pub fn limits(&self, general: &Limits) -> Limits {
         Limits {
             max_per_user: self.max_sessions.unwrap_or(general.max_per_user),
             creates_per_minute: self.creates_per_minute.unwrap_or(general.creates_per_minute),
+            max_per_project: self.project_limits.max_sessions.unwrap_or(general.max_per_project),
+            project_creates_per_minute: self
+                .project_limits
+                .creates_per_minute
+                .unwrap_or(general.project_creates_per_minute),
             ..general.clone()
         }
     }
@@ -56,7 +67,7 @@ pub struct ContainerCaller {
 #[derive(Debug, Clone)]
 pub struct FilesCaller {
     pub session: SessionId,
-    pub user: UserId,
+    pub owner: Owner,
     pub context: Option<ContextId>,
 }
 
@@ -165,9 +176,9 @@ impl FromRequestParts<App> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut request::Parts, app: &App) -> Result<Self, ApiError> {
-        let ApiKey { user, project, max_sessions, creates_per_minute, .. } =
+        let ApiKey { user, project, max_sessions, creates_per_minute, project_limits, .. } =
             authenticate(&parts.headers, app, Role::Client).await?;
-        Ok(Self { user, project, max_sessions, creates_per_minute })
+        Ok(Self { user, project, max_sessions, creates_per_minute, project_limits })
     }
 }
 
@@ -199,7 +210,7 @@ impl FromRequestParts<App> for FilesCaller {
 
     async fn from_request_parts(parts: &mut request::Parts, app: &App) -> Result<Self, ApiError> {
         match token_of(parts, app, "send the session's files token as Authorization: Bearer").await? {
-            Subject::Files { session, user, context } => Ok(Self { session, user, context }),
+            Subject::Files { session, owner, context } => Ok(Self { session, owner, context }),
             _ => Err(TokenError::Invalid.into()),
         }
     }

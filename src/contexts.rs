@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::app::App;
 use crate::browser_settings::{BrowserSettings, ContextSetting};
 use crate::hex;
-use crate::ids::{ContextId, UserId};
+use crate::ids::{ContextId, Owner};
 use crate::session::Session;
 use crate::storage::{Kind, ObjectName, StorageError};
 
@@ -32,20 +32,20 @@ pub enum Created {
 }
 
 /// Where a context's profile is kept.
-pub fn profile(owner: &UserId, id: &ContextId) -> ObjectName {
+pub fn profile(owner: &Owner, id: &ContextId) -> ObjectName {
     ObjectName::new(Kind::Contexts, owner, &format!("{id}.zip"))
 }
 
-fn record(owner: &UserId, id: &ContextId) -> ObjectName {
+fn record(owner: &Owner, id: &ContextId) -> ObjectName {
     ObjectName::new(Kind::Contexts, owner, &format!("{id}.json"))
 }
 
-fn holder(owner: &UserId, name: &str) -> ObjectName {
+fn holder(owner: &Owner, name: &str) -> ObjectName {
     let hash = digest::digest(&digest::SHA256, name.to_lowercase().as_bytes());
     ObjectName::new(Kind::Contexts, owner, &format!("name-{}", hex::encode(hash.as_ref())))
 }
 
-pub async fn create(app: &App, owner: &UserId, name: Option<String>, now_ms: u64) -> Result<Created, StorageError> {
+pub async fn create(app: &App, owner: &Owner, name: Option<String>, now_ms: u64) -> Result<Created, StorageError> {
     let context = Context { id: ContextId::random(), created_at_ms: now_ms, name };
     if let Some(name) = &context.name
         && !take(app, owner, name, &context.id).await?
@@ -58,7 +58,7 @@ pub async fn create(app: &App, owner: &UserId, name: Option<String>, now_ms: u64
 }
 
 /// Whether the name is this context's now.
-async fn take(app: &App, owner: &UserId, name: &str, id: &ContextId) -> Result<bool, StorageError> {
+async fn take(app: &App, owner: &Owner, name: &str, id: &ContextId) -> Result<bool, StorageError> {
     let holder = holder(owner, name);
     let own = || bytes::Bytes::from(id.to_string());
     if app.storage.create(&holder, own()).await? {
@@ -77,13 +77,13 @@ async fn take(app: &App, owner: &UserId, name: &str, id: &ContextId) -> Result<b
 }
 
 /// The context of that id, if there is one and it is theirs.
-pub async fn find(app: &App, owner: &UserId, id: &ContextId) -> Result<Option<Context>, StorageError> {
+pub async fn find(app: &App, owner: &Owner, id: &ContextId) -> Result<Option<Context>, StorageError> {
     let record = app.storage.get(&record(owner, id)).await?;
     Ok(record.and_then(|json| serde_json::from_slice(&json).ok()))
 }
 
 /// Removes it. A session that has it goes on, and is not written back. `false`: there is none.
-pub async fn delete(app: &App, owner: &UserId, id: &ContextId) -> Result<bool, StorageError> {
+pub async fn delete(app: &App, owner: &Owner, id: &ContextId) -> Result<bool, StorageError> {
     let Some(context) = find(app, owner, id).await? else { return Ok(false) };
     // The record last: until it is gone whoever was interrupted can delete it again.
     app.storage.delete(&profile(owner, id)).await?;
@@ -95,7 +95,7 @@ pub async fn delete(app: &App, owner: &UserId, id: &ContextId) -> Result<bool, S
 }
 
 /// When a session has written it last, or else when it was made.
-pub async fn updated_ms(app: &App, owner: &UserId, context: &Context) -> Result<u64, StorageError> {
+pub async fn updated_ms(app: &App, owner: &Owner, context: &Context) -> Result<u64, StorageError> {
     let written_ms = app.storage.written_ms(&profile(owner, &context.id)).await?;
     Ok(written_ms.unwrap_or(0).max(context.created_at_ms))
 }

@@ -98,11 +98,11 @@ id!(
     ContainerId, "container", |text| is_plain(text, 64)
 );
 id!(
-    /// The owner of sessions: as the record of the API key says, or else derived from a hash of the key.
+    /// Who creates sessions: as the record of the API key says, or else derived from a hash of the key.
     UserId, "user", |text| is_plain(text, 64)
 );
 id!(
-    /// What an API key belongs to, beside its user.
+    /// What several API keys, of one user or of many, may have in common: sessions, and limits.
     ProjectId, "project", |text| is_plain(text, 64)
 );
 id!(
@@ -117,6 +117,65 @@ id!(
     /// One process that carries client sockets. Its connections die with it.
     ServerId, "server", |text| text.len() > 4 && text.starts_with("srv_") && is_plain(text, 64)
 );
+
+id!(
+    /// Which deployment a token is for.
+    Audience, "audience", |text| is_plain(text, 64)
+);
+
+/// Whose a session is: its project's, or without one its user's. All keys of a project share its sessions, whoever has
+/// them, and nobody else sees them: not even a key of the same user that is of another project, or of none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    Project(ProjectId),
+    User(UserId),
+}
+
+impl Owner {
+    pub fn of(user: &UserId, project: Option<&ProjectId>) -> Self {
+        project.map_or_else(|| Self::User(user.clone()), |project| Self::Project(project.clone()))
+    }
+
+    /// Its name, which says nothing of what it is.
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Project(project) => project.as_str(),
+            Self::User(user) => user.as_str(),
+        }
+    }
+}
+
+/// As the store names it.
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if matches!(self, Self::Project(_)) { "project" } else { "user" };
+        write!(f, "{kind}:{}", self.id())
+    }
+}
+
+impl FromStr for Owner {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        match text.split_once(':') {
+            Some(("project", id)) => id.parse().map(Self::Project),
+            Some(("user", id)) => id.parse().map(Self::User),
+            _ => Err(InvalidId { kind: "owner" }),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Owner {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl Serialize for Owner {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
 
 /// Of a container that a service of ECS runs: its task's id follows.
 const TASK_PREFIX: &str = "task-";

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::container::FleetPolicy;
-use crate::ids::{ContainerId, ProjectId, SessionId, UserId};
+use crate::ids::{ContainerId, Owner, ProjectId, SessionId, UserId};
 
 /// How many clients may be connected to one session at a time. Each costs sockets on three machines; a swarm of agents
 /// needs some dozens.
@@ -161,6 +161,12 @@ pub struct Session {
     pub end_reason: Option<EndReason>,
 }
 
+impl Session {
+    pub fn owner(&self) -> Owner {
+        Owner::of(&self.user_id, self.project.as_ref())
+    }
+}
+
 /// What can be said of how long somebody will wait in the queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Outlook {
@@ -217,6 +223,12 @@ pub struct NewSession {
     pub keep_alive: bool,
     pub browser_settings: Map<String, Value>,
     pub user_metadata: Map<String, Value>,
+}
+
+impl NewSession {
+    pub fn owner(&self) -> Owner {
+        Owner::of(&self.user_id, self.project.as_ref())
+    }
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ mod bucket;
 #[cfg(feature = "bucket")]
 pub use bucket::Bucket;
 
-use crate::ids::UserId;
+use crate::ids::Owner;
 
 /// Where files are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,9 +59,10 @@ pub struct ObjectName(String);
 
 impl ObjectName {
     /// `name` is made of ids and an ending, as in `ext_1.zip`.
-    pub fn new(kind: Kind, owner: &UserId, name: &str) -> Self {
+    pub fn new(kind: Kind, owner: &Owner, name: &str) -> Self {
         debug_assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)), "{name}");
-        Self(format!("{}/{owner}/{name}", kind.prefix()))
+        let of_whom = if matches!(owner, Owner::Project(_)) { "project" } else { "user" };
+        Self(format!("{}/{of_whom}/{}/{name}", kind.prefix(), owner.id()))
     }
 
     /// One that stands in a token of ours.

@@ -58,6 +58,7 @@ const LEFT_ALONE = {
     STORAGE_DIR: 'STORAGE_BUCKET instead',
     START_TIMEOUT_SECONDS: 'with ECS it has another default, which is meant for it',
     TMPDIR: 'nothing is written to it',
+    TOKEN_AUDIENCE: 'each stage has a secret of its own',
     TZ: CHILDREN,
     XDG_RUNTIME_DIR: CHILDREN,
   },

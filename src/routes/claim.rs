@@ -78,7 +78,7 @@ pub async fn claim_sessions(
 /// Where the session's context is to be had. That one's cannot is no reason for the others to wait.
 async fn context(app: &App, session: &Session) -> Option<ClaimedContext> {
     let ContextSetting { id, persist } = contexts::of_session(session)?;
-    let profile = contexts::profile(&session.user_id, &id);
+    let profile = contexts::profile(&session.owner(), &id);
     let base = &app.addresses.api_endpoint;
     let url = objects::address(app, base, &profile, Use::Read, session.expires_at_ms).await;
     let url = url.inspect_err(|error| tracing::error!(session.id = %session.id, error = %Causes(error), "no context"));
@@ -87,7 +87,7 @@ async fn context(app: &App, session: &Session) -> Option<ClaimedContext> {
 
 async fn files_token(app: &App, session: &Session, now_ms: u64) -> Result<FilesToken, ApiError> {
     let context = contexts::of_session(session).filter(|context| context.persist).map(|context| context.id);
-    let subject = Subject::Files { session: session.id.clone(), user: session.user_id.clone(), context };
+    let subject = Subject::Files { session: session.id.clone(), owner: session.owner(), context };
     let until_ms = session.expires_at_ms + FILES_GRACE_MS;
     Ok(FilesToken(app.tokens.get(now_ms).await?.mint(&subject, now_ms, until_ms)))
 }
@@ -107,8 +107,8 @@ pub async fn give_file_address(
         FileKind::Context => {
             let context = caller.context.ok_or_else(ApiError::context_not_found)?;
             // It may have been deleted meanwhile.
-            contexts::find(&app, &caller.user, &context).await?.ok_or_else(ApiError::context_not_found)?;
-            contexts::profile(&caller.user, &context)
+            contexts::find(&app, &caller.owner, &context).await?.ok_or_else(ApiError::context_not_found)?;
+            contexts::profile(&caller.owner, &context)
         }
     };
     let until_ms = now_ms() + FILE_ADDRESS_MS;

@@ -14,7 +14,7 @@ use crate::error::ApiError;
 use crate::hex;
 use crate::lifecycle;
 use crate::session::{NewSession, Session};
-use crate::store::{Allowance, Created, Idempotency, Limits};
+use crate::store::{Allowance, Created, Idempotency, Limits, Whose};
 
 /// As JSON, in bytes.
 const MAX_USER_METADATA: usize = 4_096;
@@ -83,15 +83,15 @@ pub fn attempt(headers: &HeaderMap, body: &[u8]) -> Option<Idempotency> {
     Some(Idempotency::Attempt { body: hash(body), attempt: attempt.into() })
 }
 
-/// What is left of what a user may do, if it is limited: how often it may, how often still, and in how many seconds
-/// as often as ever.
-fn rate_headers(limit: u64, allowance: &Allowance) -> HeaderMap {
-    let values = [limit, allowance.left, allowance.whole_in_ms.div_ceil(1_000)];
+/// What is left of a limit: how often it may be, how often still, and in how many seconds as often as ever.
+fn rate_headers(allowance: &Allowance) -> HeaderMap {
+    let values = [allowance.limit, allowance.left, allowance.whole_in_ms.div_ceil(1_000)];
     let named = ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"].map(HeaderName::from_static);
-    named.into_iter().zip(values.map(HeaderValue::from)).filter(|_| limit > 0).collect()
+    named.into_iter().zip(values.map(HeaderValue::from)).collect()
 }
 
-/// A new session, or the one that was created by the same request before, with what is left of the user's creates.
+/// A new session, or the one that was created by the same request before, with what is left of the creates that are
+/// limited.
 pub async fn create(
     app: &App,
     new: &NewSession,
@@ -100,7 +100,7 @@ pub async fn create(
 ) -> Result<(HeaderMap, Session), Refused> {
     if let Some(context) = new.browser_settings.get("context").and_then(|context| context.get("id")?.as_str()) {
         let id = context.parse().map_err(|_| ApiError::context_not_found())?;
-        if contexts::find(app, &new.user_id, &id).await.map_err(ApiError::from)?.is_none() {
+        if contexts::find(app, &new.owner(), &id).await.map_err(ApiError::from)?.is_none() {
             let mut error = ApiError::context_not_found();
             error.message = format!("browserSettings.context.id: {}", error.message);
             return Err(error.into());
@@ -108,17 +108,17 @@ pub async fn create(
     }
     let error = match lifecycle::create(app, new, idempotency, limits).await.map_err(ApiError::from)? {
         Created::New { session, allowance, .. } => {
-            return Ok((rate_headers(limits.creates_per_minute, &allowance), session));
+            return Ok((allowance.as_ref().map(rate_headers).unwrap_or_default(), session));
         }
         Created::Again(session) => return Ok((HeaderMap::new(), session)),
-        Created::TooFast { allowance, retry_ms } => {
-            let error = ApiError::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                "create_rate_limit",
-                format!("you may create {} sessions in a minute", limits.creates_per_minute),
-            );
-            let rate = rate_headers(limits.creates_per_minute, &allowance);
-            return Err(Refused(rate, error.retry_after_ms(retry_ms)));
+        Created::TooFast { whose, allowance, retry_ms } => {
+            let (code, who) = match whose {
+                Whose::User => ("create_rate_limit", "you"),
+                Whose::Project => ("project_create_rate_limit", "the keys of your project together"),
+            };
+            let message = format!("{who} may create {} sessions in a minute", allowance.limit);
+            let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, code, message);
+            return Err(Refused(rate_headers(&allowance), error.retry_after_ms(retry_ms)));
         }
         Created::Conflict => ApiError::new(
             StatusCode::CONFLICT,
@@ -141,11 +141,14 @@ pub async fn create(
             let wait_ms = outlook.wait_ms(1, &app.policy, now_ms());
             error.retry_after_ms(wait_ms.map_or(FULL_RETRY_MS, |ms| ms.clamp(*RETRY_MS.start(), *RETRY_MS.end())))
         }
-        Created::UserLimit => {
-            let most = limits.max_per_user;
-            let message = format!("you have {most} sessions, which is your limit: end one, or wait until one ends");
-            let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "session_limit", message);
-            let rate = rate_headers(most, &Allowance { left: 0, whole_in_ms: FULL_RETRY_MS });
+        Created::Full(whose) => {
+            let (code, most, who) = match whose {
+                Whose::User => ("session_limit", limits.max_per_user, "you have"),
+                Whose::Project => ("project_session_limit", limits.max_per_project, "your project has"),
+            };
+            let message = format!("{who} {most} sessions, which is the limit: end one, or wait until one ends");
+            let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, code, message);
+            let rate = rate_headers(&Allowance { limit: most, left: 0, whole_in_ms: FULL_RETRY_MS });
             return Err(Refused(rate, error.retry_after_ms(FULL_RETRY_MS)));
         }
     };

@@ -154,7 +154,7 @@ pub async fn get_session(
     headers: HeaderMap,
 ) -> Result<Json<SessionView>, ApiError> {
     let tokens = app.tokens.get(now_ms()).await?;
-    match lifecycle::find(&app, &id, &caller.user).await? {
+    match lifecycle::find(&app, &id, &caller.owner()).await? {
         Some(session) => Ok(Json(view(&app, &tokens, &headers, session))),
         None => Err(ApiError::session_not_found()),
     }
@@ -168,7 +168,7 @@ pub async fn delete_session(
     headers: HeaderMap,
 ) -> Result<Json<SessionView>, ApiError> {
     let tokens = app.tokens.get(now_ms()).await?;
-    match lifecycle::release(&app, &id, &caller.user).await? {
+    match lifecycle::release(&app, &id, &caller.owner()).await? {
         Some(session) => Ok(Json(view(&app, &tokens, &headers, session))),
         None => Err(ApiError::session_not_found()),
     }
@@ -215,7 +215,7 @@ pub async fn list_sessions(
     };
     let tokens = app.tokens.get(now_ms()).await?;
     let wanted = Wanted { status: query.status, ..Wanted::default() };
-    let (sessions, end) = app.store.list(&caller.user, &wanted, limit, after.as_ref()).await?;
+    let (sessions, end) = app.store.list(&caller.owner(), &wanted, limit, after.as_ref()).await?;
     Ok(Json(SessionPage {
         sessions: sessions.into_iter().map(|session| view(&app, &tokens, &headers, session)).collect(),
         next_cursor: end.map(|end| URL_SAFE_NO_PAD.encode(format!("{} {}", end.created_at_ms, end.id))),

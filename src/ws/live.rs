@@ -19,11 +19,19 @@ use crate::store::{Route, View, ViewedAt};
 const NOT_READY_RETRY_MS: u64 = 1_000;
 const UNREACHABLE_RETRY_MS: u64 = 500;
 
-/// Where a session of `user` is reached, and when its time is up.
-pub async fn find(app: &App, id: &SessionId, user: &UserId) -> Result<(Route, u64), ApiError> {
+/// Where a session is reached, who created it, and when its time is up.
+pub struct Seen {
+    pub route: Route,
+    pub user: UserId,
+    pub expires_at_ms: u64,
+}
+
+/// A session that has a browser, for one who may see it. `is_theirs`: an API key opens what its owner has,
+/// and a token the session that its user created.
+pub async fn find(app: &App, id: &SessionId, is_theirs: impl FnOnce(&View) -> bool) -> Result<Seen, ApiError> {
     match app.store.view(id).await? {
-        Some(View { user: owner, at }) if owner == *user => match at {
-            ViewedAt::Ready { route, expires_at_ms } => Ok((route, expires_at_ms)),
+        Some(view) if is_theirs(&view) => match view.at {
+            ViewedAt::Ready { route, expires_at_ms } => Ok(Seen { route, user: view.user, expires_at_ms }),
             ViewedAt::Waiting => Err(ApiError::new(
                 StatusCode::CONFLICT,
                 "session_not_ready",

@@ -20,7 +20,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 use tokio::time::{Instant, sleep_until};
 
-use super::live::{self, find};
+use super::live::{self, Seen, find};
 use super::proxy::{DIAL_TIMEOUT, closing, splice_options};
 use crate::app::App;
 use crate::auth::{bearer, verify_token_until};
@@ -132,7 +132,7 @@ pub async fn list_pages(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let (viewer, _) = authorize(&app, &uri, &headers, &id).await?;
-    let (route, _) = find(&app, &id, &viewer.user).await?;
+    let Seen { route, .. } = find(&app, &id, |view| view.user == viewer.user).await?;
     let pages = live::pages(&app, &route).await?;
     let fresh = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
     Ok((fresh, Json(PagesResponse { pages })).into_response())
@@ -151,7 +151,7 @@ pub async fn show_devtools(
     if !viewer.drives {
         return Err(TokenError::Invalid.into());
     }
-    let (route, _) = find(&app, &id, &viewer.user).await?;
+    let Seen { route, .. } = find(&app, &id, |view| view.user == viewer.user).await?;
     let not_there = || ApiError::not_found("file_not_found", "the browser's DevTools have no such file");
     // It becomes part of a path again.
     if !file.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'%')) {
@@ -192,7 +192,7 @@ pub async fn watch_page(
     }
     // Before the look: of an end that comes after it somebody tells.
     let mut events = app.events.session(&id);
-    let (route, expires_at_ms) = find(&app, &id, &viewer.user).await?;
+    let Seen { route, expires_at_ms, .. } = find(&app, &id, |view| view.user == viewer.user).await?;
     let browser = dial(&route, page.as_ref(), viewer.drives).await?;
     tracing::info!(session.id = %id, drives = viewer.drives, "viewer connected");
     let (response, client) = upgrade.accept();

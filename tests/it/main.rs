@@ -18,6 +18,7 @@ mod live;
 mod model;
 mod moto;
 mod outages;
+mod projects;
 mod races;
 mod redis;
 mod round_trips;

@@ -5,7 +5,6 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use super::projects;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::clock::{now_ms, rfc3339};
@@ -70,7 +69,7 @@ pub async fn create_context(
     if name.as_ref().is_some_and(|name| !(1..=MAX_NAME).contains(&name.chars().count())) {
         return Err(ApiError::invalid(format!("name: must have 1 to {MAX_NAME} characters")));
     }
-    match contexts::create(&app, &caller.user, name, now_ms()).await? {
+    match contexts::create(&app, &caller.owner(), name, now_ms()).await? {
         Created::New(context) => Ok((StatusCode::CREATED, Json(NewContextView::of(&app, &headers, context.id)))),
         Created::NameTaken => {
             let message = "name: another context has it";
@@ -85,11 +84,11 @@ pub async fn get_context(
     caller: Caller,
     ContextPath(id): ContextPath,
 ) -> Result<Json<ContextView>, ApiError> {
-    let context = contexts::find(&app, &caller.user, &id).await?.ok_or_else(ApiError::context_not_found)?;
-    let updated_ms = contexts::updated_ms(&app, &caller.user, &context).await?;
+    let context = contexts::find(&app, &caller.owner(), &id).await?.ok_or_else(ApiError::context_not_found)?;
+    let updated_ms = contexts::updated_ms(&app, &caller.owner(), &context).await?;
     Ok(Json(ContextView {
         id,
-        project_id: projects::id(&caller.user, caller.project.as_ref()),
+        project_id: caller.owner().id().to_owned(),
         created_at: rfc3339(context.created_at_ms),
         updated_at: rfc3339(updated_ms),
         name: context.name,
@@ -103,7 +102,7 @@ pub async fn update_context(
     ContextPath(id): ContextPath,
     headers: HeaderMap,
 ) -> Result<Json<NewContextView>, ApiError> {
-    contexts::find(&app, &caller.user, &id).await?.ok_or_else(ApiError::context_not_found)?;
+    contexts::find(&app, &caller.owner(), &id).await?.ok_or_else(ApiError::context_not_found)?;
     Ok(Json(NewContextView::of(&app, &headers, id)))
 }
 
@@ -113,7 +112,7 @@ pub async fn delete_context(
     caller: Caller,
     ContextPath(id): ContextPath,
 ) -> Result<StatusCode, ApiError> {
-    if contexts::delete(&app, &caller.user, &id).await? {
+    if contexts::delete(&app, &caller.owner(), &id).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(ApiError::context_not_found())

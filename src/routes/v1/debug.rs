@@ -15,7 +15,7 @@ use crate::error::ApiError;
 use crate::protocol::{Page, PageId};
 use crate::routes::body::{QueryOf, SessionPath};
 use crate::tokens::Subject;
-use crate::ws::live::{self, Links};
+use crate::ws::live::{self, Links, Seen};
 
 /// As long as a session can be, in seconds.
 const MAX_EXPIRES_IN: u64 = 21_600;
@@ -68,9 +68,10 @@ pub async fn debug_session(
         )));
     }
     let base = Links::base(&app.addresses, &headers)?;
-    let (route, expires_at_ms) = live::find(&app, &id, &caller.user).await?;
+    let owner = caller.owner();
+    let Seen { route, user, expires_at_ms } = live::find(&app, &id, |view| view.owner == owner).await?;
     let pages = live::pages(&app, &route).await?;
-    let (session, user, now_ms) = (id.clone(), caller.user, now_ms());
+    let (session, now_ms) = (id.clone(), now_ms());
     let subject = if asked.interactive { Subject::Connect { session, user } } else { Subject::View { session, user } };
     let until_ms = expires_at_ms.min(now_ms + expires_in * 1_000);
     let token = app.tokens.get(now_ms).await?.mint(&subject, now_ms, until_ms);

@@ -46,7 +46,7 @@ pub async fn get_session(
     headers: HeaderMap,
 ) -> Result<Json<SessionView>, ApiError> {
     let tokens = app.tokens.get(now_ms()).await?;
-    match lifecycle::find(&app, &id, &caller.user).await? {
+    match lifecycle::find(&app, &id, &caller.owner()).await? {
         Some(session) => Ok(Json(SessionView::with_reach(&app, &tokens, &headers, session))),
         None => Err(ApiError::session_not_found()),
     }
@@ -72,7 +72,7 @@ pub async fn update_session(
     SessionPath(id): SessionPath,
     _: JsonBody<UpdateSession>,
 ) -> Result<Json<SessionView>, ApiError> {
-    match lifecycle::release(&app, &id, &caller.user).await? {
+    match lifecycle::release(&app, &id, &caller.owner()).await? {
         Some(session) => Ok(Json(SessionView::of(&app, session))),
         None => Err(ApiError::session_not_found()),
     }
@@ -94,7 +94,7 @@ pub async fn list_sessions(
     wanted.metadata = asked.q.as_deref().map(query::parse).transpose()?;
     let (mut views, mut after) = (Vec::new(), None);
     for _ in 0..MAX_PAGES {
-        let (sessions, end) = app.store.list(&caller.user, &wanted, PAGE, after.as_ref()).await?;
+        let (sessions, end) = app.store.list(&caller.owner(), &wanted, PAGE, after.as_ref()).await?;
         views.extend(sessions.into_iter().map(|session| SessionView::of(&app, session)));
         after = end;
         if after.is_none() {

@@ -38,7 +38,7 @@ pub async fn start_session(
     let started = |id: &SessionId| Json(json!({ "success": true, "data": { "sessionId": id, "available": false } }));
     if let Some(id) = value.session {
         let id: SessionId = id.parse().map_err(|_| ApiError::session_not_found())?;
-        return match lifecycle::find(&app, &id, &caller.user).await.map_err(ApiError::from)? {
+        return match lifecycle::find(&app, &id, &caller.owner()).await.map_err(ApiError::from)? {
             Some(session) if session.status != SessionStatus::Ended => Ok(started(&id).into_response()),
             _ => Err(ApiError::session_not_found().into()),
         };
@@ -55,7 +55,7 @@ pub async fn end_session(
     caller: Caller,
     SessionPath(id): SessionPath,
 ) -> Result<Json<Value>, ApiError> {
-    match lifecycle::release(&app, &id, &caller.user).await? {
+    match lifecycle::release(&app, &id, &caller.owner()).await? {
         Some(_) => Ok(Json(json!({ "success": true }))),
         None => Err(ApiError::session_not_found()),
     }

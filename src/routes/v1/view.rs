@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::parameters::Region;
-use super::projects;
 use crate::app::App;
 use crate::clock::{now_ms, rfc3339};
 use crate::contexts;
@@ -101,7 +100,7 @@ impl SessionView {
     pub fn of(app: &App, session: Session) -> Self {
         Self {
             status: Status::of(&session),
-            project_id: projects::id(&session.user_id, session.project.as_ref()),
+            project_id: session.owner().id().to_owned(),
             created_at: rfc3339(session.created_at_ms),
             updated_at: rfc3339(session.ended_at_ms.unwrap_or(0).max(session.last_activity_ms)),
             started_at: rfc3339(session.started_at_ms.unwrap_or(session.created_at_ms)),

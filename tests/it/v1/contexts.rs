@@ -110,7 +110,7 @@ async fn a_container_is_told_where_the_context_of_a_session_is() {
     let url = with["context"]["url"].as_str().expect("an address");
     let path = url.strip_prefix("http://127.0.0.1:1").expect("as containers reach it");
     assert_eq!(world.client("").get(path).await.body["code"], "object_not_found", "nothing was written to it yet");
-    let owner = with["userId"].as_str().expect("a user").parse().expect("an id");
+    let owner = format!("user:{}", with["userId"].as_str().expect("a user")).parse().expect("an owner");
     let profile = contexts::profile(&owner, &id(&made).parse().expect("an id"));
     world.app.storage.put(&profile, "the profile".into()).await.expect("put");
     assert_eq!(&world.client("").raw("GET", path, "").await.bytes[..], b"the profile");
