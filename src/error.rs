@@ -71,6 +71,11 @@ impl ApiError {
         Self::not_found("context_not_found", "no such context")
     }
 
+    /// 404, for an extension that does not exist and for one that belongs to somebody else.
+    pub fn extension_not_found() -> Self {
+        Self::not_found("extension_not_found", "no such extension")
+    }
+
     /// 410, for a gateway's connection that has ended and for one that the caller may not know of.
     pub fn connection_gone() -> Self {
         Self::new(StatusCode::GONE, "connection_gone", "there is no such connection, or no longer")

@@ -4,8 +4,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use aws_lc_rs::rand;
+use aws_lc_rs::{digest, rand};
 use serde::{Deserialize, Serialize};
+
+use crate::hex;
 
 /// Why a text is not an identifier. It never repeats the text: what was sent may have been a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -116,6 +118,14 @@ id!(
 id!(
     /// One process that carries client sockets. Its connections die with it.
     ServerId, "server", |text| text.len() > 4 && text.starts_with("srv_") && is_plain(text, 64)
+);
+id!(
+    /// An extension that somebody uploaded: `ext_` and 26 characters.
+    ExtensionId, "extension", |text| text.len() > 4 && text.starts_with("ext_") && is_plain(text, 64)
+);
+id!(
+    /// What is in an archive: its SHA-256, in lower-case hexadecimal digits.
+    ArchiveHash, "archive", |text| text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 );
 
 id!(
@@ -230,6 +240,18 @@ impl ServerId {
     }
 }
 
+impl ExtensionId {
+    pub fn random() -> Self {
+        Self(format!("ext_{}", random_suffix()))
+    }
+}
+
+impl ArchiveHash {
+    pub fn of(content: &[u8]) -> Self {
+        Self(hex::encode(digest::digest(&digest::SHA256, content).as_ref()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,6 +272,11 @@ mod tests {
         for text in ["", ".hidden", "-flag", "a/b", "a:b", &"a".repeat(65)] {
             assert!(text.parse::<ContainerId>().is_err(), "{text:?}");
         }
+        for text in ["", "../../etc/passwd", &"A".repeat(64), &"a".repeat(63), &"a".repeat(65), &"g".repeat(64)] {
+            assert!(text.parse::<ArchiveHash>().is_err(), "{text:?}");
+        }
+        let nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(nothing.parse::<ArchiveHash>(), Ok(ArchiveHash::of(b"")));
         assert!("my-laptop.1".parse::<ContainerId>().is_ok());
         assert!("L0SM9cOFvHcCIhw=".parse::<ConnectionId>().is_ok());
     }

@@ -9,18 +9,19 @@
 //!   home), [`routes`], [`ws`], [`auth`], [`error`], [`telemetry`], [`agent`], the browser container, and
 //!   [`new_key`], which makes API keys.
 //! - **Behaviour**: [`lifecycle`] (what happens to sessions and containers), [`contexts`] (what outlives a
-//!   browser), [`scaling`] (how many containers).
+//!   browser), [`extension`] (what users upload for their browsers), [`scaling`] (how many containers).
 //! - **Seams**: [`app`] holds them together; [`store`] (Redis), [`storage`] (files), [`fleet`] (what runs containers), [`push`] (clients
 //!   whose sockets a gateway holds), [`container_client`] (their containers), [`secrets`] (Secrets Manager),
 //!   [`upgrade`] and [`splice`] (sockets), [`metrics`] (what was counted).
 //! - **Types**: [`ids`], [`session`], [`container`], [`protocol`], [`browser_settings`], [`tokens`],
-//!   [`api_keys`], [`addresses`], [`config`], [`clock`], [`causes`].
+//!   [`api_keys`], [`addresses`], [`archive`] (of an extension), [`config`], [`clock`], [`causes`].
 
 pub mod addresses;
 #[cfg(feature = "agent")]
 pub mod agent;
 pub mod api_keys;
 pub mod app;
+pub mod archive;
 pub mod auth;
 pub mod browser_settings;
 pub mod causes;
@@ -32,6 +33,7 @@ pub mod container;
 pub mod container_client;
 pub mod contexts;
 pub mod error;
+pub mod extension;
 pub mod fleet;
 pub mod hex;
 pub mod ids;

@@ -37,17 +37,6 @@ pub const HELD_BYTES: usize = 1024 * 1024;
 const _: () = assert!(MAX_CLAIM_WAIT_SECONDS < GATEWAY_CALL_SECONDS);
 const _: () = assert!(GATEWAY_FRAME_BYTES < GATEWAY_MESSAGE_BYTES && GATEWAY_MESSAGE_BYTES < BATCH_BYTES);
 
-/// It is never shown.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct FilesToken(pub String);
-
-impl fmt::Debug for FilesToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("FilesToken")
-    }
-}
-
 /// Whether a container wants work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -123,27 +112,6 @@ pub struct ClaimResponse {
     pub drain: bool,
 }
 
-/// What a session may leave when its browser has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FileKind {
-    /// The profile that goes into its context.
-    Context,
-}
-
-/// `POST /sessions/{id}/files`: where such a file is to be written.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct FileRequest {
-    pub kind: FileKind,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct FileResponse {
-    pub url: String,
-    pub expires_in_seconds: u64,
-}
-
 /// A context, as the container of a session gets it.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -174,15 +142,50 @@ pub struct ClaimedSession {
     /// When the session's time is up, as a countdown: the two machines' clocks need not agree.
     pub remaining_ms: u64,
     pub keep_alive: bool,
-    /// The token for what it leaves: good for a while after the session's end, too.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub files_token: Option<FilesToken>,
     /// What its browser begins with, if not with nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<ClaimedContext>,
     /// Which claim of this session this is. A report that names an older one is about a browser that
     /// no longer counts.
     pub lease: u64,
+    /// What the container shows at `POST /sessions/{id}/files`, for some minutes longer than the session lives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files_token: Option<FilesToken>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+pub struct FilesToken(pub String);
+
+impl fmt::Debug for FilesToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FilesToken")
+    }
+}
+
+/// What a session leaves that is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileKind {
+    /// The profile that goes into its context.
+    Context,
+    /// A ZIP of what its browser has downloaded.
+    Downloads,
+    /// JSON: what was said between the browser and its clients.
+    Logs,
+}
+
+/// `POST /sessions/{id}/files`: where such a file is to be put. By the session's `filesToken`.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct FileRequest {
+    pub kind: FileKind,
+}
+
+/// Answer to `files`. The URL takes one `PUT` of the whole file, and no header of who asks.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FileResponse {
+    pub url: String,
+    pub expires_in_seconds: u64,
 }
 
 /// `POST /sessions/{id}/ready`: its browser answers.

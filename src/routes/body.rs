@@ -12,7 +12,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
 use crate::error::ApiError;
-use crate::ids::{ConnectionId, ContextId, SessionId};
+use crate::ids::{ConnectionId, ContextId, ExtensionId, SessionId};
 
 /// The largest body a request may have.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -26,22 +26,26 @@ pub struct JsonBody<T> {
     pub bytes: Bytes,
 }
 
-fn too_large() -> ApiError {
-    let message = format!("the body is larger than {MAX_BODY_BYTES} bytes");
-    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+fn too_large(most: usize) -> ApiError {
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", format!("the body is larger than {most} bytes"))
 }
 
 pub async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
+    read_at_most(headers, body, MAX_BODY_BYTES, BODY_DEADLINE).await
+}
+
+/// The same with other bounds.
+pub async fn read_at_most(headers: &HeaderMap, body: Body, most: usize, deadline: Duration) -> Result<Bytes, ApiError> {
     let declared = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if declared.is_some_and(|length| length > MAX_BODY_BYTES) {
-        return Err(too_large());
+    if declared.is_some_and(|length| length > most) {
+        return Err(too_large(most));
     }
-    match tokio::time::timeout(BODY_DEADLINE, Limited::new(body, MAX_BODY_BYTES).collect()).await {
+    match tokio::time::timeout(deadline, Limited::new(body, most).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(most)),
         Ok(Err(_)) => Err(ApiError::invalid("the body could not be read to its end")),
         Err(_) => {
-            let message = format!("the body did not come within {} seconds", BODY_DEADLINE.as_secs());
+            let message = format!("the body did not come within {} seconds", deadline.as_secs());
             Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", message))
         }
     }
@@ -106,6 +110,17 @@ impl<S: Send + Sync> FromRequestParts<S> for SessionPath {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         id_in_path(parts, state).await.map(Self).ok_or_else(ApiError::session_not_found)
+    }
+}
+
+/// The extension a path names. What cannot be an id is no extension.
+pub struct ExtensionPath(pub ExtensionId);
+
+impl<S: Send + Sync> FromRequestParts<S> for ExtensionPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        id_in_path(parts, state).await.map(Self).ok_or_else(ApiError::extension_not_found)
     }
 }
 

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use super::body::{JsonBody, SessionPath};
 use super::objects;
 use crate::app::App;
-use crate::auth::{ContainerCaller, FilesCaller};
+use crate::auth::ContainerCaller;
 use crate::browser_settings::ContextSetting;
 use crate::causes::Causes;
 use crate::clock::{now_ms, rfc3339};
@@ -17,19 +17,17 @@ use crate::contexts;
 use crate::error::ApiError;
 use crate::lifecycle;
 use crate::protocol::{
-    ClaimRequest, ClaimResponse, ClaimedContext, ClaimedSession, EndedRequest, FileKind, FileRequest, FileResponse,
-    FilesToken, MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT, ReadyRequest, ReadyResponse, ReportResponse,
+    ClaimRequest, ClaimResponse, ClaimedContext, ClaimedSession, EndedRequest, FilesToken, MAX_CLAIM_WAIT_SECONDS,
+    MAX_SESSIONS_LIMIT, ReadyRequest, ReadyResponse, ReportResponse,
 };
 use crate::session::{EndReason, Session};
 use crate::storage::Use;
-use crate::tokens::Subject;
+use crate::tokens::{Subject, Tokens};
 
-/// How long after a session's end its container may still store what it leaves: longer than a container drains.
-const FILES_GRACE_MS: u64 = 10 * 60_000;
-/// How long the address of such a file is good for.
-const FILE_ADDRESS_MS: u64 = 5 * 60_000;
 /// In characters. AWS gives none that is longer.
 const MAX_TASK_ARN: usize = 2_048;
+/// How long after a session's time is up its container may still store what it left.
+const FILES_TOKEN_EXTRA_MS: u64 = 10 * 60 * 1_000;
 
 /// `POST /sessions/claim`
 pub async fn claim_sessions(
@@ -43,6 +41,8 @@ pub async fn claim_sessions(
         request.launched = true;
         request.max_sessions = request.max_sessions.min(max);
     }
+    // Before anything is handed out: what cannot be told to the container must not be taken from the queue.
+    let tokens = app.tokens.get(now_ms()).await?;
     let claimed = lifecycle::claim(&app, &request).await?;
     if claimed.replaced {
         let message = "containerId: another process has come under this id, and this one is to end";
@@ -52,7 +52,7 @@ pub async fn claim_sessions(
     let mut sessions = Vec::with_capacity(claimed.sessions.len());
     for (session, lease) in claimed.sessions {
         let context = context(&app, &session).await;
-        let files_token = Some(files_token(&app, &session, now_ms).await?);
+        let files_token = Some(files_token(&tokens, &session, now_ms));
         sessions.push(ClaimedSession {
             session_id: session.id,
             user_id: session.user_id,
@@ -85,35 +85,11 @@ async fn context(app: &App, session: &Session) -> Option<ClaimedContext> {
     Some(ClaimedContext { url: url.ok(), persist })
 }
 
-async fn files_token(app: &App, session: &Session, now_ms: u64) -> Result<FilesToken, ApiError> {
+/// Good for longer than the session: what an ended one leaves is stored after its end.
+fn files_token(tokens: &Tokens, session: &Session, now_ms: u64) -> FilesToken {
     let context = contexts::of_session(session).filter(|context| context.persist).map(|context| context.id);
     let subject = Subject::Files { session: session.id.clone(), owner: session.owner(), context };
-    let until_ms = session.expires_at_ms + FILES_GRACE_MS;
-    Ok(FilesToken(app.tokens.get(now_ms).await?.mint(&subject, now_ms, until_ms)))
-}
-
-/// `POST /sessions/{id}/files`: where something that the session leaves is to be written. Nobody else writes there, so it
-/// matters little whether the container still holds the session; it may have been ended just now.
-pub async fn give_file_address(
-    State(app): State<App>,
-    caller: FilesCaller,
-    SessionPath(id): SessionPath,
-    JsonBody { value: request, .. }: JsonBody<FileRequest>,
-) -> Result<Json<FileResponse>, ApiError> {
-    if id != caller.session {
-        return Err(ApiError::session_not_found());
-    }
-    let name = match request.kind {
-        FileKind::Context => {
-            let context = caller.context.ok_or_else(ApiError::context_not_found)?;
-            // It may have been deleted meanwhile.
-            contexts::find(&app, &caller.owner, &context).await?.ok_or_else(ApiError::context_not_found)?;
-            contexts::profile(&caller.owner, &context)
-        }
-    };
-    let until_ms = now_ms() + FILE_ADDRESS_MS;
-    let url = objects::address(&app, &app.addresses.api_endpoint, &name, Use::Write, until_ms).await?;
-    Ok(Json(FileResponse { url, expires_in_seconds: FILE_ADDRESS_MS / 1_000 }))
+    FilesToken(tokens.mint(&subject, now_ms, session.expires_at_ms + FILES_TOKEN_EXTRA_MS))
 }
 
 /// Whether the container may ask so, and whether it makes sense.

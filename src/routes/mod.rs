@@ -8,11 +8,13 @@ mod containers;
 mod create;
 #[cfg(feature = "lambda")]
 pub mod events;
+mod files;
 mod fleet;
 mod health;
 mod host;
 #[cfg(feature = "native")]
 mod metrics;
+mod multipart;
 pub mod objects;
 pub mod sessions;
 mod v1;
@@ -46,8 +48,9 @@ pub fn router_with(app: App, others: Router<App>) -> Router {
         .route("/sessions/claim", post(claim::claim_sessions))
         .route("/sessions/{id}/ready", post(claim::report_ready))
         .route("/sessions/{id}/ended", post(claim::report_ended))
-        .route("/sessions/{id}/files", post(claim::give_file_address))
         .route("/connections/{connection_id}/messages", post(connections::deliver_messages))
+        // The same, by the token that a claim hands out with each session: what a session leaves outlives it.
+        .route("/sessions/{id}/files", post(files::address_file))
         // Those that a service has started, by the token that is the same for all of them.
         .route("/containers", post(containers::join_container))
         // Operators, by an API key of theirs.

@@ -31,9 +31,24 @@ fn a_token_speaks_for_its_subject_until_it_expires() {
     let tokens = Tokens::new(&[SECRET], false).expect("long enough");
     let view = Subject::View { session: SessionId::random(), user: "user_1".parse().expect("an id") };
     let launched = Subject::Launched { container: ContainerId::random(), max_sessions: 20 };
-    for subject in
-        [subject(), view, Subject::Container("my-laptop".parse().expect("an id")), launched, Subject::Service]
-    {
+    let of_project = Subject::Files {
+        session: SessionId::random(),
+        owner: "project:p1".parse().expect("an owner"),
+        context: Some("ctx_1".parse().expect("an id")),
+    };
+    let of_user =
+        Subject::Files { session: SessionId::random(), owner: "user:u1".parse().expect("an owner"), context: None };
+    let read = Subject::Object { name: ObjectName::in_token("logs/user/u1/ses_1.json".to_owned()), to: Use::Read };
+    for subject in [
+        subject(),
+        view,
+        of_project,
+        of_user,
+        read,
+        Subject::Container("my-laptop".parse().expect("an id")),
+        launched,
+        Subject::Service,
+    ] {
         let token = tokens.mint(&subject, NOW, NOW + 60_000);
         assert_eq!(tokens.verify(&token, NOW), Ok(subject.clone()));
         assert_eq!(tokens.verify(&token, NOW + 60_000 + CLOCK_SKEW_MS - 1), Ok(subject));

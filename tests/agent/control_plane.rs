@@ -14,13 +14,14 @@ use tokio::sync::Notify;
 use wallcrawler::clock::{now_ms, rfc3339};
 use wallcrawler::ids::SessionId;
 use wallcrawler::protocol::{
-    ClaimRequest, ClaimResponse, ClaimedSession, ContainerPhase, EndedRequest, ReadyRequest, ReadyResponse,
+    ClaimRequest, ClaimResponse, ClaimedSession, ContainerPhase, EndedRequest, FilesToken, ReadyRequest, ReadyResponse,
     ReportResponse, WaitingConnection,
 };
 
 use crate::deliveries::{Deliveries, deliver};
 
 pub const TOKEN: &str = "token-of-the-container";
+pub const FILES_TOKEN: &str = "token-for-the-files-of-a-session";
 
 #[derive(Default)]
 pub struct Script {
@@ -148,9 +149,9 @@ fn claimed(
         expires_at: rfc3339(now_ms() + remaining_ms),
         remaining_ms,
         keep_alive: false,
-        files_token: None,
         context: None,
         lease,
+        files_token: Some(FilesToken(FILES_TOKEN.into())),
     }
 }
 

@@ -42,7 +42,7 @@ impl Random {
 }
 
 /// The routing table, with `{id}` where an id goes.
-const ROUTES: [(&str, &str); 22] = [
+const ROUTES: [(&str, &str); 25] = [
     ("POST", "/sessions"),
     ("GET", "/sessions"),
     ("GET", "/sessions/{id}"),
@@ -50,6 +50,7 @@ const ROUTES: [(&str, &str); 22] = [
     ("POST", "/sessions/claim"),
     ("POST", "/sessions/{id}/ready"),
     ("POST", "/sessions/{id}/ended"),
+    ("POST", "/sessions/{id}/files"),
     ("POST", "/connections/{id}/messages"),
     ("GET", "/fleet"),
     ("GET", "/health"),
@@ -62,6 +63,8 @@ const ROUTES: [(&str, &str); 22] = [
     ("GET", "/sessions/{id}/live/ws"),
     ("GET", "/sessions/{id}/devtools/{id}/{id}"),
     ("GET", "/v1/sessions/{id}/debug"),
+    ("POST", "/v1/extensions"),
+    ("GET", "/v1/extensions/{id}"),
     ("GET", "/sessions/{id}/json/version"),
     ("GET", "/sessions/{id}/json/version/"),
     ("POST", "/events"),
@@ -101,7 +104,8 @@ const QUERIES: [&str; 14] = [
     "status=ended&limit=100&cursor=MTg0NDY3NDQwNzM3MDk1NTE2MTUgc2VzXzE",
 ];
 
-const HEADERS: [(&str, &[u8]); 18] = [
+const HEADERS: [(&str, &[u8]); 19] = [
+    ("content-type", b"multipart/form-data; boundary=x"),
     ("content-type", b"text/plain"),
     ("content-type", b"application/json; charset=utf-16"),
     ("content-length", b"99999999999999999999"),

@@ -1,6 +1,8 @@
 //! The control plane, tested through its doors, on a real Redis.
 
 mod any_input;
+#[path = "../common/archives.rs"]
+mod archives;
 #[path = "../common/audit.rs"]
 mod audit;
 mod bad_input;
@@ -9,6 +11,7 @@ mod corpus;
 mod ecs;
 mod emulator;
 mod failed_starts;
+mod files;
 mod fleet;
 mod fullest_first;
 mod keys;

@@ -26,6 +26,8 @@ async fn a_bucket_keeps_files_and_signs_addresses() {
     storage.put(&one, "first".into()).await.expect("put");
     assert_eq!(storage.get(&one).await.expect("asked").as_deref(), Some(&b"first"[..]));
     assert!(storage.has(&one).await.expect("asked") && !storage.has(&other).await.expect("asked"));
+    assert!(storage.written_ms(&one).await.expect("asked").is_some_and(|at_ms| now_ms().abs_diff(at_ms) < 60_000));
+    assert_eq!(storage.written_ms(&other).await.expect("asked"), None);
 
     let http = reqwest::Client::new();
     let signed = async |name: &ObjectName, to| {

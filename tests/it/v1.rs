@@ -1,6 +1,7 @@
 //! The Browserbase API, as its clients see it: what is answered, and what is refused.
 
 mod contexts;
+mod extensions;
 mod repeats;
 
 use axum::http::StatusCode;
@@ -380,7 +381,7 @@ async fn what_is_not_there_says_so_once_and_what_never_was_is_404() {
         ["logs", "recording", "recording/downloads", "replays", "replays/0", "downloads", "uploads"]
             .map(|what| format!("/v1/sessions/{}/{what}", id(&session)))
             .into();
-    paths.extend(["extensions", "extensions/e", "fetch", "search", "agents/runs"].map(|what| format!("/v1/{what}")));
+    paths.extend(["fetch", "search", "agents/runs"].map(|what| format!("/v1/{what}")));
     for path in &paths {
         for method in ["GET", "POST", "PUT", "DELETE"] {
             let answer = client.send(method, path, "").await;

@@ -3,6 +3,7 @@
 
 mod contexts;
 mod debug;
+mod extensions;
 mod parameters;
 mod projects;
 mod query;
@@ -21,7 +22,7 @@ use crate::auth::Caller;
 use crate::error::ApiError;
 
 /// What the API has besides, and this service does not.
-const NOT_AVAILABLE: [(&str, &str); 38] = [
+const NOT_AVAILABLE: [(&str, &str); 36] = [
     ("/sessions/{id}/logs", "session logs"),
     ("/sessions/{id}/recording", "session recording"),
     ("/sessions/{id}/recording/downloads", "session recording"),
@@ -34,8 +35,6 @@ const NOT_AVAILABLE: [(&str, &str); 38] = [
     ("/downloads", "session downloads"),
     ("/downloads/{download}", "session downloads"),
     ("/contexts/{context}/upload", "uploading a context"),
-    ("/extensions", "extensions"),
-    ("/extensions/{extension}", "extensions"),
     ("/certificates", "certificates"),
     ("/certificates/{certificate}", "certificates"),
     ("/fetch", "fetch"),
@@ -75,6 +74,8 @@ pub fn router() -> Router<App> {
             "/contexts/{context}",
             get(contexts::get_context).put(contexts::update_context).delete(contexts::delete_context),
         )
+        .route("/extensions", post(extensions::upload_extension))
+        .route("/extensions/{id}", get(extensions::get_extension).delete(extensions::delete_extension))
         .route("/projects", get(projects::list_projects))
         .route("/projects/{project}", get(projects::get_project))
         .route("/projects/{project}/usage", get(projects::get_usage));
