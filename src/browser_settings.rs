@@ -32,6 +32,8 @@ pub struct BrowserSettings {
     pub proxy_server: Option<String>,
     /// Hosts that are fetched directly all the same, as Chromium's `--proxy-bypass-list` takes them.
     pub proxy_bypass: Option<String>,
+    /// Whether an extension is named, which only the whole browser loads.
+    pub extension: bool,
     /// Settings nobody here knows: tolerated, and counted in a log line.
     pub unknown: Vec<String>,
 }
@@ -102,11 +104,20 @@ impl BrowserSettings {
                 "browser" => parsed.browser = browser(value)?,
                 "viewport" => parsed.viewport = Some(viewport(value)?),
                 "args" => (parsed.args, window) = args(value)?,
+                "extensionId" => parsed.extension = extension(value)?,
                 "proxy" => (parsed.proxy_server, parsed.proxy_bypass) = proxy(value)?,
                 _ => parsed.unknown.push(name.clone()),
             }
         }
         parsed.viewport = parsed.viewport.or(window);
+        if parsed.extension {
+            if settings.get("browser").is_some_and(|value| !value.is_null())
+                && parsed.browser == BrowserKind::HeadlessShell
+            {
+                return invalid("browser", "must be \"chromium\" where there is an extension");
+            }
+            parsed.browser = BrowserKind::Chromium;
+        }
         Ok(parsed)
     }
 
@@ -129,6 +140,13 @@ fn browser(value: &Value) -> Result<BrowserKind, InvalidSetting> {
         Some("headless-shell") => Ok(BrowserKind::HeadlessShell),
         Some("chromium") => Ok(BrowserKind::Chromium),
         _ => invalid("browser", "must be \"headless-shell\" or \"chromium\""),
+    }
+}
+
+fn extension(value: &Value) -> Result<bool, InvalidSetting> {
+    match value.as_str() {
+        Some(id) => Ok(!id.is_empty()),
+        None => invalid("extensionId", "must be the id of an extension"),
     }
 }
 
@@ -267,6 +285,12 @@ mod tests {
         assert!(!settings.fits_a_warm_browser());
         let window = parse(json!({"args": ["--window-size=800,600"]})).expect("valid");
         assert_eq!((window.viewport, window.args), (Some(Viewport { width: 800, height: 600 }), vec![]));
+        let extension = parse(json!({"extensionId": "ext_1"})).expect("valid");
+        assert_eq!((extension.browser, extension.fits_a_warm_browser()), (BrowserKind::Chromium, false));
+        assert!(
+            parse(json!({"extensionId": ""})).expect("valid").fits_a_warm_browser(),
+            "none, as older clients say it"
+        );
         assert!(parse(json!({"viewport": {"width": 1280, "height": 720}})).expect("valid").fits_a_warm_browser());
     }
 
@@ -294,6 +318,8 @@ mod tests {
             ),
             (json!({"args": ["--blink-settings"]}), "browserSettings.args[0]"),
             (json!({"args": ["--window-size=0,99999"]}), "browserSettings.args[0]"),
+            (json!({"extensionId": 1}), "browserSettings.extensionId"),
+            (json!({"extensionId": "ext_1", "browser": "headless-shell"}), "browserSettings.browser"),
             (json!({"proxy": {"server": "example.com"}}), "browserSettings.proxy.server"),
             (json!({"proxy": {"server": "http://a:1,direct://"}}), "browserSettings.proxy.server"),
             (json!({"proxy": {"server": "file://etc:1"}}), "browserSettings.proxy.server"),

@@ -93,8 +93,12 @@ impl Account {
 /// Makes a browser's directory, which is nobody else's.
 pub fn make_home(dir: &Path, account: Option<Account>) -> io::Result<()> {
     DirBuilder::new().mode(0o700).create(dir)?;
-    let owned = account.map_or(Ok(()), |Account(id)| chown(dir, Some(id), Some(id)));
-    owned.inspect_err(|_| drop(std::fs::remove_dir(dir)))
+    give(dir, account).inspect_err(|_| drop(std::fs::remove_dir(dir)))
+}
+
+/// Makes a file that was put into a browser's directory the browser's own.
+pub fn give(path: &Path, account: Option<Account>) -> io::Result<()> {
+    account.map_or(Ok(()), |Account(id)| chown(path, Some(id), Some(id)))
 }
 
 #[cfg(target_os = "linux")]

@@ -4,6 +4,7 @@
 //! removed, so a future that is cancelled half-way through a launch leaves nothing behind.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -17,11 +18,14 @@ use tokio::process::{Child, ChildStderr, Command};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::account::{Account, make_home};
+use super::account::{Account, give, make_home};
+use super::blocking;
 use super::devtools::{self, DevtoolsError};
 use super::egress::{Chain, ClosedPort, Egress};
+use super::extensions::FetchError;
 use super::flags::{Surroundings, command_line};
 use super::window::Windows;
+use crate::archive::{self, ArchiveError};
 use crate::browser_settings::{BrowserSettings, DEFAULT_VIEWPORT};
 use crate::{child, hex};
 
@@ -41,6 +45,10 @@ pub enum LaunchError {
     Proxy(String),
     #[error("there is no way out for the browser")]
     Egress(#[source] io::Error),
+    #[error("there is no archive of the session's extension")]
+    Extension(#[from] FetchError),
+    #[error("the archive of the session's extension cannot be unpacked")]
+    Unpack(#[from] ArchiveError),
     /// With the last lines it wrote to stderr.
     #[error("the browser ended before it listened: {0}")]
     Ended(String),
@@ -55,6 +63,14 @@ pub enum LaunchError {
 pub struct Program {
     pub path: PathBuf,
     pub full: bool,
+}
+
+/// A browser that is to be started.
+pub struct Wanted<'a> {
+    pub program: &'a Program,
+    pub settings: &'a BrowserSettings,
+    /// The archive of the one that it loads.
+    pub extension: Option<File>,
 }
 
 /// Where a browser's DevTools listen, on 127.0.0.1.
@@ -111,20 +127,18 @@ impl Browser {
     /// # Errors
     /// Whatever kept it from answering; nothing is left of it then.
     pub async fn launch(
-        program: &Program,
-        settings: &BrowserSettings,
+        wanted: Wanted<'_>,
         workdir: &Path,
         surroundings: &Surroundings,
         learned: &Learned,
     ) -> Result<Self, LaunchError> {
-        tokio::time::timeout(LAUNCH_DEADLINE, Self::start(program, settings, workdir, surroundings, learned))
+        tokio::time::timeout(LAUNCH_DEADLINE, Self::start(wanted, workdir, surroundings, learned))
             .await
             .unwrap_or(Err(LaunchError::Late))
     }
 
     async fn start(
-        program: &Program,
-        settings: &BrowserSettings,
+        Wanted { program, settings, extension }: Wanted<'_>,
         workdir: &Path,
         surroundings: &Surroundings,
         learned: &Learned,
@@ -137,17 +151,15 @@ impl Browser {
         let window = learned.windows.known(viewport).filter(|_| program.full);
         let (profile, sandbox) = (dir.join("profile"), surroundings.confinement.sandbox);
         let window_size = window.unwrap_or(viewport);
-        let line = command_line(program.full, settings, window_size, &profile, sandbox, (&egress, &server));
         let account = surroundings.confinement.account();
         make_home(&dir, account).map_err(LaunchError::Directory)?;
-        let mut child = match child::spawn(command(&program.path, &line, &dir, account)).await {
-            Ok(child) => child,
-            Err(error) => {
-                // It holds nothing yet.
-                let _ = std::fs::remove_dir_all(&dir);
-                return Err(LaunchError::Spawn(error));
-            }
-        };
+        let home = Home(Some(dir.clone()));
+        let (home, extension) = unpacked(home, extension, account).await?;
+        let out = (&egress, server.as_str());
+        let line = command_line(program.full, settings, window_size, &profile, sandbox, out, extension.as_deref());
+        let child = child::spawn(command(&program.path, &line, &dir, account)).await;
+        let mut child = child.map_err(LaunchError::Spawn)?;
+        home.hand_over();
         let stderr = child.stderr.take().expect("stderr is piped");
         let mut browser = Self::adopt(child, dir, egress);
         browser.endpoint = listening(stderr).await?;
@@ -243,6 +255,38 @@ impl Drop for Browser {
             self.runtime.spawn(bury(self.group, std::mem::take(&mut self.dir), self.exit.clone()));
         }
     }
+}
+
+/// A directory as long as no browser has it.
+struct Home(Option<PathBuf>);
+
+impl Home {
+    fn hand_over(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if let Some(dir) = self.0.take() {
+            let _ = std::fs::remove_dir_all(dir);
+        }
+    }
+}
+
+/// Unpacks the extension within the home, and says where it is. The home goes along: nobody removes it while something is
+/// written to it.
+async fn unpacked(
+    home: Home,
+    archive: Option<File>,
+    account: Option<Account>,
+) -> Result<(Home, Option<PathBuf>), LaunchError> {
+    let (Some(archive), Some(dir)) = (archive, home.0.clone()) else { return Ok((home, None)) };
+    let unpacked = blocking(move || {
+        let made = |path: &Path| give(path, account);
+        archive::unpack(archive, &dir.join("extension"), &made).map(|extension| (home, Some(extension)))
+    });
+    Ok(unpacked.await?)
 }
 
 /// Kills what is left of a group and removes its directory once nobody writes to it any more.
@@ -361,9 +405,8 @@ mod tests {
         let program = Program { path: script.clone(), full: false };
         let destinations = Destinations::new(false, Resolver::default());
         let surroundings = Surroundings { confinement: Confinement::NONE, destinations };
-        let error = Browser::launch(&program, &BrowserSettings::default(), &dir, &surroundings, &Learned::default())
-            .await
-            .expect_err("no browser");
+        let wanted = Wanted { program: &program, settings: &BrowserSettings::default(), extension: None };
+        let error = Browser::launch(wanted, &dir, &surroundings, &Learned::default()).await.expect_err("no browser");
         assert!(error.to_string().contains("cannot open display"), "{error}");
         let deadline = std::time::Instant::now() + Duration::from_secs(5);
         let left = || std::fs::read_dir(&dir).expect("readable").count() - 1;

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::Agent;
 use super::api::{ApiError, Backoff};
 use super::browser::{Browser, LaunchError, Program};
+use super::extensions::FetchError;
 use super::filter::{Door, Filter};
 use super::flags::needs_full_browser;
 use super::gateway::Clients;
@@ -103,12 +104,26 @@ async fn obtain(agent: &Agent, claimed: &ClaimedSession) -> Option<Browser> {
         return None;
     };
     for attempt in 1..=LAUNCH_ATTEMPTS {
-        match agent.launch(&program, &settings).await {
+        match launch(agent, &program, &settings, claimed).await {
             Ok(browser) => return Some(browser),
             Err(error) => log_launch_failure(session, attempt, &error),
         }
     }
     None
+}
+
+async fn launch(
+    agent: &Agent,
+    program: &Program,
+    settings: &BrowserSettings,
+    claimed: &ClaimedSession,
+) -> Result<Browser, LaunchError> {
+    let extension = match &claimed.extension {
+        Some(wanted) => Some(agent.extensions.get(wanted).await?),
+        None if settings.extension => return Err(FetchError::NoAddress.into()),
+        None => None,
+    };
+    agent.launch(program, settings, extension).await
 }
 
 fn program(agent: &Agent, settings: &BrowserSettings) -> Option<Program> {

@@ -5,7 +5,7 @@
 //! [`claim`](self) is the loop that talks to the control plane, `life` what happens to one session, `browser` one
 //! Chromium, `account` whose processes it is, `warm` those launched ahead, `relay` the listener,
 //! `gateway` the clients whose sockets API Gateway holds, `filter` what neither kind of client may say, `live` those
-//! who watch, `egress` where the pages of a browser may go.
+//! who watch, `egress` where the pages of a browser may go, `extensions` what the browsers load.
 
 mod account;
 mod address;
@@ -15,6 +15,7 @@ mod claim;
 mod config;
 mod devtools;
 mod egress;
+mod extensions;
 mod filter;
 mod filtered;
 pub mod find;
@@ -30,6 +31,7 @@ mod task;
 mod warm;
 mod window;
 
+use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -41,11 +43,12 @@ use tokio::task::spawn_blocking;
 
 use self::account::Confinement;
 use self::api::Api;
-use self::browser::{Browser, LaunchError, Learned, Program};
+use self::browser::{Browser, LaunchError, Learned, Program, Wanted};
 use self::claim::ClaimLoop;
 pub use self::config::AgentConfig;
 pub use self::egress::Resolver;
 use self::egress::{ClosedPort, Destinations};
+use self::extensions::Extensions;
 use self::find::Found;
 use self::flags::Surroundings;
 use self::held::Held;
@@ -87,6 +90,7 @@ pub(crate) struct Agent {
     process: String,
     api: Api,
     browsers: Found,
+    extensions: Extensions,
     surroundings: Surroundings,
     /// That of `routes`.
     _closed: ClosedPort,
@@ -98,8 +102,14 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    async fn launch(&self, program: &Program, settings: &BrowserSettings) -> Result<Browser, LaunchError> {
-        Browser::launch(program, settings, &self.config.workdir, &self.surroundings, &self.learned).await
+    async fn launch(
+        &self,
+        program: &Program,
+        settings: &BrowserSettings,
+        extension: Option<File>,
+    ) -> Result<Browser, LaunchError> {
+        let wanted = Wanted { program, settings, extension };
+        Browser::launch(wanted, &self.config.workdir, &self.surroundings, &self.learned).await
     }
 
     fn start_draining(&self) {
@@ -116,7 +126,7 @@ impl Agent {
         };
         let program = self.browsers.default_program();
         let settings = BrowserSettings::default();
-        self.warm.keep(size, room, || self.launch(&program, &settings)).await;
+        self.warm.keep(size, room, || self.launch(&program, &settings, None)).await;
     }
 }
 
@@ -146,6 +156,8 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
     prepare_process();
     let programs = [Some(browsers.default_program()), browsers.full_program()];
     let programs: Vec<&Path> = programs.iter().flatten().map(|program| program.path.as_path()).collect();
+    let extensions = Extensions::new(&config.workdir, &config.api_endpoint);
+    let extensions = extensions.map_err(|error| AgentError::Client(error.into()))?;
     let learned = Learned::default();
     let destinations = Destinations::beside(
         config.workdir.parent().map(Path::to_owned),
@@ -156,7 +168,8 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
     let starts = async |confinement| {
         let surroundings = Surroundings { confinement, destinations: destinations.clone() };
         let (program, settings) = (browsers.default_program(), BrowserSettings::default());
-        Browser::launch(&program, &settings, &config.workdir, &surroundings, &learned).await.is_ok()
+        let wanted = Wanted { program: &program, settings: &settings, extension: None };
+        Browser::launch(wanted, &config.workdir, &surroundings, &learned).await.is_ok()
     };
     let confinement = Confinement::probe(&programs, &config.workdir, starts).await;
 
@@ -165,6 +178,7 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
         task_arn,
         process: hex::random(16),
         address: address::advertised(config.advertise.as_deref(), bound, &config.api_endpoint),
+        extensions,
         api,
         browsers,
         surroundings: Surroundings { confinement, destinations },

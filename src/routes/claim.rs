@@ -9,17 +9,24 @@ use axum::http::StatusCode;
 use super::body::{JsonBody, SessionPath};
 use crate::app::App;
 use crate::auth::ContainerCaller;
+use crate::causes::Causes;
 use crate::clock::{now_ms, rfc3339};
 use crate::error::ApiError;
+use crate::extension;
 use crate::lifecycle;
 use crate::protocol::{
-    ClaimRequest, ClaimResponse, ClaimedSession, EndedRequest, MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT,
-    ReadyRequest, ReadyResponse, ReportResponse,
+    ClaimRequest, ClaimResponse, ClaimedExtension, ClaimedSession, EndedRequest, MAX_CLAIM_WAIT_SECONDS,
+    MAX_SESSIONS_LIMIT, ReadyRequest, ReadyResponse, ReportResponse,
 };
-use crate::session::EndReason;
+use crate::routes::objects;
+use crate::session::{EndReason, Session};
+use crate::storage::Use;
 
 /// In characters. AWS gives none that is longer.
 const MAX_TASK_ARN: usize = 2_048;
+
+/// How long a container may read the archive of an extension. It does so at once, and does not try for long.
+const EXTENSION_MS: u64 = 10 * 60 * 1_000;
 
 /// `POST /sessions/claim`
 pub async fn claim_sessions(
@@ -39,10 +46,10 @@ pub async fn claim_sessions(
         return Err(ApiError::new(StatusCode::CONFLICT, "container_replaced", message));
     }
     let now_ms = now_ms();
-    let sessions: Vec<_> = claimed
-        .sessions
-        .into_iter()
-        .map(|(session, lease)| ClaimedSession {
+    let mut sessions = Vec::with_capacity(claimed.sessions.len());
+    for (session, lease) in claimed.sessions {
+        let extension = extension_of(&app, &session, now_ms).await;
+        sessions.push(ClaimedSession {
             session_id: session.id,
             user_id: session.user_id,
             browser_settings: session.browser_settings,
@@ -51,8 +58,9 @@ pub async fn claim_sessions(
             remaining_ms: session.expires_at_ms.saturating_sub(now_ms),
             keep_alive: session.keep_alive,
             lease,
-        })
-        .collect();
+            extension,
+        });
+    }
     Ok(Json(ClaimResponse {
         success: true,
         claimed_count: sessions.len(),
@@ -60,6 +68,18 @@ pub async fn claim_sessions(
         end: claimed.end,
         drain: claimed.drain,
     }))
+}
+
+/// Without an address if there is none to be had: that is the end of one session, and must not be that of the claim.
+async fn extension_of(app: &App, session: &Session, now_ms: u64) -> Option<ClaimedExtension> {
+    let sha256 = session.extension.clone()?;
+    let archive = extension::archive(&session.user_id, &sha256);
+    let base = &app.addresses.api_endpoint;
+    let url = objects::address(app, base, &archive, Use::Read, now_ms + EXTENSION_MS).await;
+    let url = url.inspect_err(|error| {
+        tracing::error!(session.id = %session.id, error = %Causes(error), "there is no address for its extension");
+    });
+    Some(ClaimedExtension { sha256, url: url.ok() })
 }
 
 /// Whether the container may ask so, and whether it makes sense.

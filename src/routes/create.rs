@@ -10,7 +10,9 @@ use crate::app::App;
 use crate::browser_settings::BrowserSettings;
 use crate::clock::now_ms;
 use crate::error::ApiError;
+use crate::extension;
 use crate::hex;
+use crate::ids::ArchiveHash;
 use crate::lifecycle;
 use crate::session::{NewSession, Session};
 use crate::store::{Allowance, Created, Idempotency, Limits};
@@ -90,6 +92,20 @@ fn rate_headers(limit: u64, allowance: &Allowance) -> HeaderMap {
     named.into_iter().zip(values.map(HeaderValue::from)).filter(|_| limit > 0).collect()
 }
 
+/// The archive of the extension that the settings name, if they name one. Whoever is told 404 would look for the route.
+async fn extension_of(app: &App, new: &NewSession) -> Result<Option<ArchiveHash>, ApiError> {
+    let id = new.browser_settings.get("extensionId").and_then(Value::as_str).filter(|id| !id.is_empty());
+    let Some(id) = id else { return Ok(None) };
+    let found = match id.parse() {
+        Ok(id) => extension::find(&app.storage, &new.user_id, &id, now_ms()).await?,
+        Err(_) => None,
+    };
+    let unknown = || {
+        ApiError::new(StatusCode::BAD_REQUEST, "extension_not_found", "extensionId: must be of an extension of yours")
+    };
+    found.map(|extension| Some(extension.archive)).ok_or_else(unknown)
+}
+
 /// A new session, or the one that was created by the same request before, with what is left of the user's creates.
 pub async fn create(
     app: &App,
@@ -97,6 +113,14 @@ pub async fn create(
     idempotency: Option<&Idempotency>,
     limits: &Limits,
 ) -> Result<(HeaderMap, Session), Refused> {
+    let with_extension;
+    let new = match extension_of(app, new).await? {
+        None => new,
+        extension => {
+            with_extension = NewSession { extension, ..new.clone() };
+            &with_extension
+        }
+    };
     let error = match lifecycle::create(app, new, idempotency, limits).await.map_err(ApiError::from)? {
         Created::New { session, allowance, .. } => {
             return Ok((rate_headers(limits.creates_per_minute, &allowance), session));

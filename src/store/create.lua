@@ -2,7 +2,7 @@
 -- ARGV: now, id, user, timeout, expires_at, keep_alive, browser_settings and user_metadata (JSON texts),
 --   queue_wait, max_pending, max_per_user and per_minute (0: no limit), container (the id to reserve), start_wait,
 --   policy {sessions_per_container, warm_slots, min_containers, max_containers},
---   project?, idempotency? {key, body, ttl}, or again? {body, attempt (0: the first), ttl}: what a client repeats without
+--   project?, extension? (the hash of its archive), idempotency? {key, body, ttl}, or again? {body, attempt (0: the first), ttl}: what a client repeats without
 --   a key, with a body that others may send as well
 -- Replies: created, session, container id or '', creates left, until all are back
 --          again, session           the same Idempotency-Key and body made it before, or an attempt whose answer was lost
@@ -83,6 +83,7 @@ redis.call('HSET', session_key(a.id),
   'timeout', a.timeout, 'expiresAt', a.expires_at, 'keepAlive', a.keep_alive and '1' or '0',
   'browserSettings', a.browser_settings, 'userMetadata', a.user_metadata, 'queueSeq', seq)
 if given(a.project) then redis.call('HSET', session_key(a.id), 'projectId', a.project) end
+if given(a.extension) then redis.call('HSET', session_key(a.id), 'extension', a.extension) end
 join_queue(a.id, a.user, seq)
 redis.call('ZADD', user_sessions_key(a.user), a.now, a.id)
 redis.call('ZADD', user_live_key(a.user), a.now, a.id)
