@@ -62,6 +62,7 @@ async fn create(store: &Store, owner: &UserId) -> SessionId {
         project: None,
         timeout_ms: 3_600_000,
         keep_alive: false,
+        extension: None,
         browser_settings: Map::new(),
         user_metadata: Map::new(),
     };

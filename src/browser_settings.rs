@@ -43,6 +43,8 @@ pub struct BrowserSettings {
     /// Hosts that are fetched directly all the same, as Chromium's `--proxy-bypass-list` takes them.
     pub proxy_bypass: Option<String>,
     pub context: Option<ContextSetting>,
+    /// Whether an extension is named, which only the whole browser loads.
+    pub extension: bool,
     /// Settings nobody here knows: tolerated, and counted in a log line.
     pub unknown: Vec<String>,
 }
@@ -114,11 +116,20 @@ impl BrowserSettings {
                 "viewport" => parsed.viewport = Some(viewport(value)?),
                 "args" => (parsed.args, window) = args(value)?,
                 "context" => parsed.context = Some(context(value)?),
+                "extensionId" => parsed.extension = extension(value)?,
                 "proxy" => (parsed.proxy_server, parsed.proxy_bypass) = proxy(value)?,
                 _ => parsed.unknown.push(name.clone()),
             }
         }
         parsed.viewport = parsed.viewport.or(window);
+        if parsed.extension {
+            if settings.get("browser").is_some_and(|value| !value.is_null())
+                && parsed.browser == BrowserKind::HeadlessShell
+            {
+                return invalid("browser", "must be \"chromium\" where there is an extension");
+            }
+            parsed.browser = BrowserKind::Chromium;
+        }
         Ok(parsed)
     }
 
@@ -156,6 +167,13 @@ fn context(value: &Value) -> Result<ContextSetting, InvalidSetting> {
         None | Some(Value::Null) => Ok(ContextSetting { id, persist: false }),
         Some(Value::Bool(persist)) => Ok(ContextSetting { id, persist: *persist }),
         Some(_) => invalid("context.persist", "must be true or false"),
+    }
+}
+
+fn extension(value: &Value) -> Result<bool, InvalidSetting> {
+    match value.as_str() {
+        Some(id) => Ok(!id.is_empty()),
+        None => invalid("extensionId", "must be the id of an extension"),
     }
 }
 
@@ -297,6 +315,12 @@ mod tests {
         assert!(!context.fits_a_warm_browser());
         let window = parse(json!({"args": ["--window-size=800,600"]})).expect("valid");
         assert_eq!((window.viewport, window.args), (Some(Viewport { width: 800, height: 600 }), vec![]));
+        let extension = parse(json!({"extensionId": "ext_1"})).expect("valid");
+        assert_eq!((extension.browser, extension.fits_a_warm_browser()), (BrowserKind::Chromium, false));
+        assert!(
+            parse(json!({"extensionId": ""})).expect("valid").fits_a_warm_browser(),
+            "none, as older clients say it"
+        );
         assert!(parse(json!({"viewport": {"width": 1280, "height": 720}})).expect("valid").fits_a_warm_browser());
     }
 
@@ -328,6 +352,8 @@ mod tests {
             ),
             (json!({"args": ["--blink-settings"]}), "browserSettings.args[0]"),
             (json!({"args": ["--window-size=0,99999"]}), "browserSettings.args[0]"),
+            (json!({"extensionId": 1}), "browserSettings.extensionId"),
+            (json!({"extensionId": "ext_1", "browser": "headless-shell"}), "browserSettings.browser"),
             (json!({"proxy": {"server": "example.com"}}), "browserSettings.proxy.server"),
             (json!({"proxy": {"server": "http://a:1,direct://"}}), "browserSettings.proxy.server"),
             (json!({"proxy": {"server": "file://etc:1"}}), "browserSettings.proxy.server"),

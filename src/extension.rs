@@ -67,6 +67,11 @@ pub async fn find(
     Ok(found.filter(|extension| extension.created_at_ms + GOOD_FOR_MS > now_ms))
 }
 
+/// Removes what is old from a directory.
+pub async fn forget_old(storage: &Storage, now_ms: u64) -> Result<(), StorageError> {
+    storage.forget(Kind::Extensions, now_ms.saturating_sub(KEPT_MS)).await
+}
+
 /// Forgets it. Its archive may be another's, too, and a session's that has not begun: it goes when it is old. False:
 /// there was none.
 pub async fn remove(storage: &Storage, owner: &Owner, id: &ExtensionId, now_ms: u64) -> Result<bool, StorageError> {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::ids::{ConnectionId, ContainerId, SessionId, UserId};
+use crate::ids::{ArchiveHash, ConnectionId, ContainerId, SessionId, UserId};
 use crate::session::EndReason;
 
 /// A container is lost when this many heartbeats in a row were missed.
@@ -148,6 +148,9 @@ pub struct ClaimedSession {
     /// Which claim of this session this is. A report that names an older one is about a browser that
     /// no longer counts.
     pub lease: u64,
+    /// What its browser is started with, if `browserSettings.extensionId` names an extension.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extension: Option<ClaimedExtension>,
     /// What the container shows at `POST /sessions/{id}/files`, for some minutes longer than the session lives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files_token: Option<FilesToken>,
@@ -186,6 +189,23 @@ pub struct FileRequest {
 pub struct FileResponse {
     pub url: String,
     pub expires_in_seconds: u64,
+}
+
+/// The archive of an extension, for whoever is to load it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimedExtension {
+    pub sha256: ArchiveHash,
+    /// Where it is read, for some minutes. Nothing: it cannot be had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+}
+
+/// Whoever has the address reads the archive.
+impl fmt::Debug for ClaimedExtension {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClaimedExtension").field("sha256", &self.sha256).finish_non_exhaustive()
+    }
 }
 
 /// `POST /sessions/{id}/ready`: its browser answers.

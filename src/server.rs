@@ -35,8 +35,10 @@ use crate::storage::StorageAt;
 use crate::store::StoreError;
 use crate::store::events::Events;
 use crate::ws::emulator::{Emulator, EmulatorOptions};
-use crate::{lifecycle, routes, scaling, sweep};
+use crate::{extension, lifecycle, routes, scaling, sweep};
 
+/// How often files are looked at that may be too old.
+const FORGETTING: Duration = Duration::from_secs(60 * 60);
 /// How long open sockets get to say goodbye when the server ends.
 const SOCKETS_WAIT: Duration = Duration::from_secs(3);
 /// How long a start goes on trying to read secrets, and how often. Then whoever started the server may see to it.
@@ -128,6 +130,7 @@ impl Server {
             tokio::spawn(follow(app.events.clone(), endpoint, prefix)),
             tokio::spawn(beat(app.clone())),
             tokio::spawn(tick(app.clone())),
+            tokio::spawn(forget(app.clone())),
             tokio::spawn(watch_exits(app.clone(), exits)),
         ];
         Ok(Self { app, address, local, listener, emulator, redis, background, root, drain, keep_alive })
@@ -262,6 +265,17 @@ async fn tick(app: App) {
                 tracing::error!(error = %Causes(&error), "the look at the fleet failed");
             }
             Err(_) => {}
+        }
+    }
+}
+
+/// Removes files that have been kept for long enough. What is left now the next time removes.
+async fn forget(app: App) {
+    let mut timer = interval(FORGETTING);
+    loop {
+        timer.tick().await;
+        if let Err(error) = extension::forget_old(&app.storage, now_ms()).await {
+            tracing::warn!(error = %Causes(&error), "old files could not be removed");
         }
     }
 }

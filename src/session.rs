@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::container::FleetPolicy;
-use crate::ids::{ContainerId, Owner, ProjectId, SessionId, UserId};
+use crate::ids::{ArchiveHash, ContainerId, Owner, ProjectId, SessionId, UserId};
 
 /// How many clients may be connected to one session at a time. Each costs sockets on three machines; a swarm of agents
 /// needs some dozens.
@@ -147,6 +147,8 @@ pub struct Session {
     pub keep_alive: bool,
     /// As the client sent them.
     pub browser_settings: Map<String, Value>,
+    /// The archive of the extension that they name. It is known from the start: what is uploaded is deleted again, too.
+    pub extension: Option<ArchiveHash>,
     pub user_metadata: Map<String, Value>,
     pub container_id: Option<ContainerId>,
     pub task_arn: Option<String>,
@@ -222,6 +224,7 @@ pub struct NewSession {
     pub timeout_ms: u64,
     pub keep_alive: bool,
     pub browser_settings: Map<String, Value>,
+    pub extension: Option<ArchiveHash>,
     pub user_metadata: Map<String, Value>,
 }
 

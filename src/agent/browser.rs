@@ -4,6 +4,7 @@
 //! removed, so a future that is cancelled half-way through a launch leaves nothing behind.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -17,13 +18,17 @@ use tokio::process::{Child, ChildStderr, Command};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::account::{Account, make_home};
+use super::account::{Account, give, make_home};
+use super::blocking;
 use super::context::Profile;
 use super::devtools::{self, Conversation, DevtoolsError};
 use super::egress::{Chain, ClosedPort, Egress};
+use super::extensions::FetchError;
+use super::files::FilesError;
 use super::flags::{Surroundings, command_line};
 use super::profile::ProfileError;
 use super::window::Windows;
+use crate::archive::{self, ArchiveError};
 use crate::browser_settings::{BrowserSettings, DEFAULT_VIEWPORT};
 use crate::{child, hex};
 
@@ -47,6 +52,12 @@ pub enum LaunchError {
     Proxy(String),
     #[error("there is no way out for the browser")]
     Egress(#[source] io::Error),
+    #[error("the session's context cannot be had")]
+    Context(#[from] FilesError),
+    #[error("there is no archive of the session's extension")]
+    Extension(#[from] FetchError),
+    #[error("the archive of the session's extension cannot be unpacked")]
+    Unpack(#[from] ArchiveError),
     /// With the last lines it wrote to stderr.
     #[error("the browser ended before it listened: {0}")]
     Ended(String),
@@ -61,6 +72,16 @@ pub enum LaunchError {
 pub struct Program {
     pub path: PathBuf,
     pub full: bool,
+}
+
+/// A browser that is to be started.
+pub struct Wanted<'a> {
+    pub program: &'a Program,
+    pub settings: &'a BrowserSettings,
+    /// The archive of the one that it loads.
+    pub extension: Option<File>,
+    /// What it begins with, if not with nothing.
+    pub profile: Option<Profile>,
 }
 
 /// Where a browser's DevTools listen, on 127.0.0.1.
@@ -117,24 +138,21 @@ impl Browser {
     /// # Errors
     /// Whatever kept it from answering; nothing is left of it then.
     pub async fn launch(
-        program: &Program,
-        settings: &BrowserSettings,
+        wanted: Wanted<'_>,
         workdir: &Path,
         surroundings: &Surroundings,
         learned: &Learned,
-        profile: Option<&Profile>,
     ) -> Result<Self, LaunchError> {
-        let started = Self::start(program, settings, workdir, surroundings, learned, profile);
-        tokio::time::timeout(LAUNCH_DEADLINE, started).await.unwrap_or(Err(LaunchError::Late))
+        tokio::time::timeout(LAUNCH_DEADLINE, Self::start(wanted, workdir, surroundings, learned))
+            .await
+            .unwrap_or(Err(LaunchError::Late))
     }
 
     async fn start(
-        program: &Program,
-        settings: &BrowserSettings,
+        Wanted { program, settings, extension, profile: profile_left }: Wanted<'_>,
         workdir: &Path,
         surroundings: &Surroundings,
         learned: &Learned,
-        begin_with: Option<&Profile>,
     ) -> Result<Self, LaunchError> {
         let chain = Chain::parse(settings.proxy_server.as_deref(), settings.proxy_bypass.as_deref());
         let egress = Egress::new(&surroundings.destinations);
@@ -144,15 +162,15 @@ impl Browser {
         let window = learned.windows.known(viewport).filter(|_| program.full);
         let (profile, sandbox) = (dir.join(PROFILE), surroundings.confinement.sandbox);
         let window_size = window.unwrap_or(viewport);
-        let line = command_line(program.full, settings, window_size, &profile, sandbox, (&egress, &server));
         let account = surroundings.confinement.account();
         make_home(&dir, account).map_err(LaunchError::Directory)?;
-        let unused = Unused(Some(&dir));
-        if let Some(begin_with) = begin_with {
-            begin_with.restore(&profile, account).await?;
-        }
-        let mut child = child::spawn(command(&program.path, &line, &dir, account)).await.map_err(LaunchError::Spawn)?;
-        unused.keep();
+        let home = Home(Some(dir.clone()));
+        let (home, extension) = furnished(home, profile_left, extension, account).await?;
+        let out = (&egress, server.as_str());
+        let line = command_line(program.full, settings, window_size, &profile, sandbox, out, extension.as_deref());
+        let child = child::spawn(command(&program.path, &line, &dir, account)).await;
+        let mut child = child.map_err(LaunchError::Spawn)?;
+        home.hand_over();
         let stderr = child.stderr.take().expect("stderr is piped");
         let mut browser = Self::adopt(child, dir, egress);
         browser.endpoint = listening(stderr).await?;
@@ -273,21 +291,41 @@ impl Drop for Browser {
     }
 }
 
-/// A directory that is removed unless a browser comes to use it: a launch may fail, or be given up at any point.
-struct Unused<'a>(Option<&'a Path>);
+/// A directory as long as no browser has it.
+struct Home(Option<PathBuf>);
 
-impl Unused<'_> {
-    fn keep(mut self) {
+impl Home {
+    fn hand_over(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for Unused<'_> {
+impl Drop for Home {
     fn drop(&mut self) {
-        if let Some(dir) = self.0 {
+        if let Some(dir) = self.0.take() {
             let _ = std::fs::remove_dir_all(dir);
         }
     }
+}
+
+/// Puts into the home what the browser begins with, and says where its extension is. The home goes along: nobody removes it
+/// while something is written to it.
+async fn furnished(
+    home: Home,
+    profile: Option<Profile>,
+    archive: Option<File>,
+    account: Option<Account>,
+) -> Result<(Home, Option<PathBuf>), LaunchError> {
+    let Some(dir) = home.0.clone().filter(|_| profile.is_some() || archive.is_some()) else { return Ok((home, None)) };
+    blocking(move || {
+        if let Some(profile) = profile {
+            profile.restore(&dir.join(PROFILE), account)?;
+        }
+        let made = |path: &Path| give(path, account);
+        let unpack = |archive| archive::unpack(archive, &dir.join("extension"), &made);
+        Ok((home, archive.map(unpack).transpose()?))
+    })
+    .await
 }
 
 /// Kills what is left of a group and removes its directory once nobody writes to it any more.
@@ -406,10 +444,9 @@ mod tests {
         let program = Program { path: script.clone(), full: false };
         let destinations = Destinations::new(false, Resolver::default());
         let surroundings = Surroundings { confinement: Confinement::NONE, destinations };
-        let error =
-            Browser::launch(&program, &BrowserSettings::default(), &dir, &surroundings, &Learned::default(), None)
-                .await
-                .expect_err("no browser");
+        let wanted =
+            Wanted { program: &program, settings: &BrowserSettings::default(), extension: None, profile: None };
+        let error = Browser::launch(wanted, &dir, &surroundings, &Learned::default()).await.expect_err("no browser");
         assert!(error.to_string().contains("cannot open display"), "{error}");
         let deadline = std::time::Instant::now() + Duration::from_secs(5);
         let left = || std::fs::read_dir(&dir).expect("readable").count() - 1;

@@ -1,17 +1,14 @@
 //! A session's context: its browser begins with the profile that another has left, and may leave its own.
 
 use std::fs::File;
-use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::task::spawn_blocking;
-
-use super::Agent;
 use super::account::Account;
 use super::browser::Browser;
 use super::files::{FilesError, scratch};
 use super::profile::{self, ProfileError};
+use super::{Agent, blocking};
 use crate::causes::Causes;
 use crate::protocol::{ClaimedContext, ClaimedSession, FileKind};
 
@@ -28,17 +25,11 @@ pub enum Profile {
 
 impl Profile {
     /// Puts it where a browser will look for it. What a failure leaves is within the browser's directory.
-    pub async fn restore(&self, dir: &Path, account: Option<Account>) -> Result<(), ProfileError> {
-        let dir = dir.to_owned();
-        let file = match self {
-            Self::New => None,
-            Self::Left(file) => Some(file.try_clone()?),
-        };
-        blocking(move || match file {
-            None => Ok(profile::begin(&dir, account)?),
-            Some(file) => profile::unpack(file, &dir, account),
-        })
-        .await
+    pub fn restore(self, dir: &Path, account: Option<Account>) -> Result<(), ProfileError> {
+        match self {
+            Self::New => Ok(profile::begin(dir, account)?),
+            Self::Left(file) => profile::unpack(file, dir, account),
+        }
     }
 }
 
@@ -69,10 +60,4 @@ async fn store(agent: &Agent, claimed: &ClaimedSession, dir: &Path) -> Result<()
     let (dir, into) = (dir.to_owned(), file.try_clone()?);
     blocking(move || profile::pack(&dir, into)).await?;
     agent.files.store(&agent.api, claimed, FileKind::Context, file).await
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ProfileError> + Send + 'static,
-) -> Result<T, ProfileError> {
-    spawn_blocking(work).await.unwrap_or_else(|panic| Err(io::Error::other(panic).into()))
 }

@@ -9,6 +9,7 @@ use super::Agent;
 use super::api::{ApiError, Backoff};
 use super::browser::{Browser, LaunchError, Program};
 use super::context;
+use super::extensions::FetchError;
 use super::filter::{Door, Filter};
 use super::flags::needs_full_browser;
 use super::gateway::Clients;
@@ -104,23 +105,31 @@ async fn obtain(agent: &Agent, claimed: &ClaimedSession) -> Option<Browser> {
         );
         return None;
     };
-    let profile = match &claimed.context {
-        None => None,
-        Some(left) => match context::fetch(agent, left).await {
-            Ok(profile) => Some(profile),
-            Err(error) => {
-                tracing::error!(session.id = %session, error = %Causes(&error), "the session's context cannot be had");
-                return None;
-            }
-        },
-    };
     for attempt in 1..=LAUNCH_ATTEMPTS {
-        match agent.launch(&program, &settings, profile.as_ref()).await {
+        match launch(agent, &program, &settings, claimed).await {
             Ok(browser) => return Some(browser),
             Err(error) => log_launch_failure(session, attempt, &error),
         }
     }
     None
+}
+
+async fn launch(
+    agent: &Agent,
+    program: &Program,
+    settings: &BrowserSettings,
+    claimed: &ClaimedSession,
+) -> Result<Browser, LaunchError> {
+    let extension = match &claimed.extension {
+        Some(wanted) => Some(agent.extensions.get(wanted).await?),
+        None if settings.extension => return Err(FetchError::NoAddress.into()),
+        None => None,
+    };
+    let profile = match &claimed.context {
+        Some(left) => Some(context::fetch(agent, left).await?),
+        None => None,
+    };
+    agent.launch(program, settings, extension, profile).await
 }
 
 fn program(agent: &Agent, settings: &BrowserSettings) -> Option<Program> {

@@ -5,7 +5,7 @@
 //! [`claim`](self) is the loop that talks to the control plane, `life` what happens to one session, `browser` one
 //! Chromium, `account` whose processes it is, `warm` those launched ahead, `relay` the listener,
 //! `gateway` the clients whose sockets API Gateway holds, `filter` what neither kind of client may say, `live` those
-//! who watch, `egress` where the pages of a browser may go.
+//! who watch, `egress` where the pages of a browser may go, `extensions` what the browsers load.
 
 mod account;
 mod address;
@@ -16,6 +16,7 @@ mod config;
 mod context;
 mod devtools;
 mod egress;
+mod extensions;
 mod files;
 mod filter;
 mod filtered;
@@ -33,6 +34,7 @@ mod task;
 mod warm;
 mod window;
 
+use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -44,12 +46,13 @@ use tokio::task::spawn_blocking;
 
 use self::account::Confinement;
 use self::api::Api;
-use self::browser::{Browser, LaunchError, Learned, Program};
+use self::browser::{Browser, LaunchError, Learned, Program, Wanted};
 use self::claim::ClaimLoop;
 pub use self::config::AgentConfig;
 use self::context::Profile;
 pub use self::egress::Resolver;
 use self::egress::{ClosedPort, Destinations};
+use self::extensions::Extensions;
 use self::files::Files;
 use self::find::Found;
 use self::flags::Surroundings;
@@ -93,6 +96,7 @@ pub(crate) struct Agent {
     api: Api,
     files: Files,
     browsers: Found,
+    extensions: Extensions,
     surroundings: Surroundings,
     /// That of `routes`.
     _closed: ClosedPort,
@@ -108,10 +112,11 @@ impl Agent {
         &self,
         program: &Program,
         settings: &BrowserSettings,
-        profile: Option<&Profile>,
+        extension: Option<File>,
+        profile: Option<Profile>,
     ) -> Result<Browser, LaunchError> {
-        let workdir = &self.config.workdir;
-        Browser::launch(program, settings, workdir, &self.surroundings, &self.learned, profile).await
+        let wanted = Wanted { program, settings, extension, profile };
+        Browser::launch(wanted, &self.config.workdir, &self.surroundings, &self.learned).await
     }
 
     fn start_draining(&self) {
@@ -128,7 +133,7 @@ impl Agent {
         };
         let program = self.browsers.default_program();
         let settings = BrowserSettings::default();
-        self.warm.keep(size, room, || self.launch(&program, &settings, None)).await;
+        self.warm.keep(size, room, || self.launch(&program, &settings, None, None)).await;
     }
 }
 
@@ -158,6 +163,8 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
     prepare_process();
     let programs = [Some(browsers.default_program()), browsers.full_program()];
     let programs: Vec<&Path> = programs.iter().flatten().map(|program| program.path.as_path()).collect();
+    let extensions = Extensions::new(&config.workdir, &config.api_endpoint);
+    let extensions = extensions.map_err(|error| AgentError::Client(error.into()))?;
     let learned = Learned::default();
     let destinations = Destinations::beside(
         config.workdir.parent().map(Path::to_owned),
@@ -168,7 +175,8 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
     let starts = async |confinement| {
         let surroundings = Surroundings { confinement, destinations: destinations.clone() };
         let (program, settings) = (browsers.default_program(), BrowserSettings::default());
-        Browser::launch(&program, &settings, &config.workdir, &surroundings, &learned, None).await.is_ok()
+        let wanted = Wanted { program: &program, settings: &settings, extension: None, profile: None };
+        Browser::launch(wanted, &config.workdir, &surroundings, &learned).await.is_ok()
     };
     let confinement = Confinement::probe(&programs, &config.workdir, starts).await;
 
@@ -177,6 +185,7 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
         task_arn,
         process: hex::random(16),
         address: address::advertised(config.advertise.as_deref(), bound, &config.api_endpoint),
+        extensions,
         api,
         files: Files::new(&config.api_endpoint).map_err(AgentError::Client)?,
         browsers,

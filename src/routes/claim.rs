@@ -15,10 +15,11 @@ use crate::causes::Causes;
 use crate::clock::{now_ms, rfc3339};
 use crate::contexts;
 use crate::error::ApiError;
+use crate::extension;
 use crate::lifecycle;
 use crate::protocol::{
-    ClaimRequest, ClaimResponse, ClaimedContext, ClaimedSession, EndedRequest, FilesToken, MAX_CLAIM_WAIT_SECONDS,
-    MAX_SESSIONS_LIMIT, ReadyRequest, ReadyResponse, ReportResponse,
+    ClaimRequest, ClaimResponse, ClaimedContext, ClaimedExtension, ClaimedSession, EndedRequest, FilesToken,
+    MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT, ReadyRequest, ReadyResponse, ReportResponse,
 };
 use crate::session::{EndReason, Session};
 use crate::storage::Use;
@@ -28,6 +29,9 @@ use crate::tokens::{Subject, Tokens};
 const MAX_TASK_ARN: usize = 2_048;
 /// How long after a session's time is up its container may still store what it left.
 const FILES_TOKEN_EXTRA_MS: u64 = 10 * 60 * 1_000;
+
+/// How long a container may read the archive of an extension. It does so at once, and does not try for long.
+const EXTENSION_MS: u64 = 10 * 60 * 1_000;
 
 /// `POST /sessions/claim`
 pub async fn claim_sessions(
@@ -53,6 +57,7 @@ pub async fn claim_sessions(
     for (session, lease) in claimed.sessions {
         let context = context(&app, &session).await;
         let files_token = Some(files_token(&tokens, &session, now_ms));
+        let extension = extension_of(&app, &session, now_ms).await;
         sessions.push(ClaimedSession {
             session_id: session.id,
             user_id: session.user_id,
@@ -64,6 +69,7 @@ pub async fn claim_sessions(
             files_token,
             context,
             lease,
+            extension,
         });
     }
     Ok(Json(ClaimResponse {
@@ -90,6 +96,18 @@ fn files_token(tokens: &Tokens, session: &Session, now_ms: u64) -> FilesToken {
     let context = contexts::of_session(session).filter(|context| context.persist).map(|context| context.id);
     let subject = Subject::Files { session: session.id.clone(), owner: session.owner(), context };
     FilesToken(tokens.mint(&subject, now_ms, session.expires_at_ms + FILES_TOKEN_EXTRA_MS))
+}
+
+/// Without an address if there is none to be had: that is the end of one session, and must not be that of the claim.
+async fn extension_of(app: &App, session: &Session, now_ms: u64) -> Option<ClaimedExtension> {
+    let sha256 = session.extension.clone()?;
+    let archive = extension::archive(&session.owner(), &sha256);
+    let base = &app.addresses.api_endpoint;
+    let url = objects::address(app, base, &archive, Use::Read, now_ms + EXTENSION_MS).await;
+    let url = url.inspect_err(|error| {
+        tracing::error!(session.id = %session.id, error = %Causes(error), "there is no address for its extension");
+    });
+    Some(ClaimedExtension { sha256, url: url.ok() })
 }
 
 /// Whether the container may ask so, and whether it makes sense.

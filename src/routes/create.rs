@@ -11,7 +11,9 @@ use crate::browser_settings::BrowserSettings;
 use crate::clock::now_ms;
 use crate::contexts;
 use crate::error::ApiError;
+use crate::extension;
 use crate::hex;
+use crate::ids::ArchiveHash;
 use crate::lifecycle;
 use crate::session::{NewSession, Session};
 use crate::store::{Allowance, Created, Idempotency, Limits, Whose};
@@ -90,6 +92,31 @@ fn rate_headers(allowance: &Allowance) -> HeaderMap {
     named.into_iter().zip(values.map(HeaderValue::from)).collect()
 }
 
+/// The archive of the extension that the settings name, if they name one. Whoever is told 404 would look for the route.
+async fn extension_of(app: &App, new: &NewSession) -> Result<Option<ArchiveHash>, ApiError> {
+    let id = new.browser_settings.get("extensionId").and_then(Value::as_str).filter(|id| !id.is_empty());
+    let Some(id) = id else { return Ok(None) };
+    let found = match id.parse() {
+        Ok(id) => extension::find(&app.storage, &new.owner(), &id, now_ms()).await?,
+        Err(_) => None,
+    };
+    let unknown = || {
+        ApiError::new(StatusCode::BAD_REQUEST, "extension_not_found", "extensionId: must be of an extension of yours")
+    };
+    found.map(|extension| Some(extension.archive)).ok_or_else(unknown)
+}
+
+/// Whether the context that the settings name, if they name one, is there.
+async fn check_context(app: &App, new: &NewSession) -> Result<(), ApiError> {
+    let Some(context) = new.browser_settings.get("context").filter(|context| !context.is_null()) else { return Ok(()) };
+    let found = match context["id"].as_str().and_then(|id| id.parse().ok()) {
+        Some(id) => contexts::find(app, &new.owner(), &id).await?,
+        None => None,
+    };
+    let message = "browserSettings.context.id: must be of a context of yours";
+    found.map(drop).ok_or_else(|| ApiError::new(StatusCode::BAD_REQUEST, "context_not_found", message))
+}
+
 /// A new session, or the one that was created by the same request before, with what is left of the creates that are
 /// limited.
 pub async fn create(
@@ -98,14 +125,15 @@ pub async fn create(
     idempotency: Option<&Idempotency>,
     limits: &Limits,
 ) -> Result<(HeaderMap, Session), Refused> {
-    if let Some(context) = new.browser_settings.get("context").and_then(|context| context.get("id")?.as_str()) {
-        let id = context.parse().map_err(|_| ApiError::context_not_found())?;
-        if contexts::find(app, &new.owner(), &id).await.map_err(ApiError::from)?.is_none() {
-            let mut error = ApiError::context_not_found();
-            error.message = format!("browserSettings.context.id: {}", error.message);
-            return Err(error.into());
+    check_context(app, new).await?;
+    let with_extension;
+    let new = match extension_of(app, new).await? {
+        None => new,
+        extension => {
+            with_extension = NewSession { extension, ..new.clone() };
+            &with_extension
         }
-    }
+    };
     let error = match lifecycle::create(app, new, idempotency, limits).await.map_err(ApiError::from)? {
         Created::New { session, allowance, .. } => {
             return Ok((allowance.as_ref().map(rate_headers).unwrap_or_default(), session));

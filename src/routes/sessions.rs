@@ -126,6 +126,7 @@ impl CreateSession {
             timeout_ms: minutes as u64 * 60_000,
             keep_alive: self.keep_alive.unwrap_or(false),
             browser_settings: create::browser_settings(self.browser_settings.unwrap_or_default())?,
+            extension: None,
             user_metadata: create::user_metadata(self.user_metadata.unwrap_or_default())?,
         })
     }

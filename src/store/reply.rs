@@ -195,6 +195,7 @@ impl Reply {
             timeout_ms: fields.parse("timeout")?,
             keep_alive: fields.text("keepAlive")? == "1",
             browser_settings: fields.object("browserSettings")?,
+            extension: fields.optional("extension")?,
             user_metadata: fields.object("userMetadata")?,
             container_id: fields.optional("containerId")?,
             task_arn: fields.0.remove("taskArn"),

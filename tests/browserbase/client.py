@@ -2,7 +2,9 @@
 say. Run by tests/e2e/python.test.mjs, which gives it the server's address in the client's own variables."""
 
 import asyncio
+import io
 import time
+import zipfile
 
 import browserbase
 from browserbase import AsyncBrowserbase, Browserbase
@@ -48,6 +50,24 @@ def sessions(bb):
     assert bb.sessions.create().keep_alive is False
 
 
+def extensions(bb):
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as files:
+        files.writestr("manifest.json", '{"manifest_version": 3, "name": "Of my own", "version": "1"}')
+    made = bb.extensions.create(file=("of-my-own.zip", archive.getvalue()))
+    assert made.file_name == "of-my-own.zip" and made.created_at == made.updated_at, made
+    assert bb.extensions.retrieve(made.id) == made
+    session = bb.sessions.create(extension_id=made.id, keep_alive=True)
+    assert session.project_id == made.project_id
+    bb.sessions.update(session.id, status="REQUEST_RELEASE")
+    bb.extensions.delete(made.id)
+    fails(browserbase.NotFoundError, lambda: bb.extensions.retrieve(made.id))
+    error = fails(browserbase.BadRequestError, lambda: bb.sessions.create(extension_id=made.id))
+    assert error.body["message"].startswith("extensionId: "), error
+    error = fails(browserbase.BadRequestError, lambda: bb.extensions.create(file=b"no zip"))
+    assert error.body["message"].startswith("file: "), error
+
+
 def projects(bb):
     (project,) = bb.projects.list()
     assert bb.projects.retrieve(project.id).name == project.name
@@ -75,6 +95,7 @@ async def asynchronous():
 
 with Browserbase(_strict_response_validation=True) as client:
     sessions(client)
+    extensions(client)
     projects(client)
     refusals(client)
 asyncio.run(asynchronous())

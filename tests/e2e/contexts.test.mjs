@@ -146,7 +146,7 @@ test("a context is deleted, is nobody else's, and is not written by a session th
   const { id } = await bb().contexts.create({ name: "of the shop" });
   const other = new Browserbase({ apiKey: OTHER_KEY, baseURL: server.url });
   await assert.rejects(other.contexts.retrieve(id), Browserbase.NotFoundError);
-  await assert.rejects(other.sessions.create({ browserSettings: { context: { id } } }), Browserbase.NotFoundError);
+  await assert.rejects(other.sessions.create({ browserSettings: { context: { id } } }), Browserbase.BadRequestError);
   await assert.rejects(bb().contexts.create({ name: "Of The Shop" }), Browserbase.ConflictError);
   const session = await create({ id, persist: true });
   const { browser } = await opened(session);

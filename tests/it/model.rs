@@ -55,6 +55,7 @@ pub fn new_session(user: &str, keep_alive: bool) -> NewSession {
         project: None,
         timeout_ms: 600_000,
         keep_alive,
+        extension: None,
         browser_settings: Map::new(),
         user_metadata: Map::new(),
     }

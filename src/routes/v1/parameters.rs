@@ -87,13 +87,16 @@ impl CreateParameters {
                 "timeout: must be a whole number of seconds from {least} to {most}"
             )));
         }
-        if self.extension_id.is_some_and(|id| !id.is_empty()) {
-            return not_available("extensionId", "extensions are not available here");
-        }
         if asks(self.proxy_settings.as_ref().and_then(|settings| settings.get("caCertificates"))) {
             return not_available("proxySettings.caCertificates", "certificates are not available here");
         }
         let mut settings = browser_settings(self.browser_settings.unwrap_or_default())?;
+        if let Some(id) = self.extension_id.filter(|id| !id.is_empty()) {
+            let twice = settings.insert("extensionId".to_owned(), id.clone().into());
+            if asks(twice.as_ref()) && twice != Some(id.into()) {
+                return Err(ApiError::invalid("extensionId: must be the same as browserSettings.extensionId"));
+            }
+        }
         if let Some(server) = self.proxies.as_ref().map_or(Ok(None), proxy_server)? {
             settings.insert("proxy".to_owned(), json!({ "server": server }));
         }
@@ -105,6 +108,7 @@ impl CreateParameters {
             timeout_ms: seconds as u64 * 1_000,
             keep_alive: self.keep_alive.unwrap_or(false),
             browser_settings: create::browser_settings(settings).map_err(|error| of_proxies(error, &self.proxies))?,
+            extension: None,
             user_metadata: create::user_metadata(self.user_metadata.unwrap_or_default())?,
         })
     }
@@ -119,10 +123,7 @@ fn of_proxies(mut error: ApiError, proxies: &Option<Value>) -> ApiError {
 }
 
 fn browser_settings(mut settings: Map<String, Value>) -> Result<Map<String, Value>, ApiError> {
-    for (name, why) in [
-        ("extensionId", "extensions are not available here"),
-        ("allowedDomains", "keeping a browser within domains is not available here"),
-    ] {
+    for (name, why) in [("allowedDomains", "keeping a browser within domains is not available here")] {
         if asks(settings.get(name)) {
             return not_available(&format!("browserSettings.{name}"), why);
         }

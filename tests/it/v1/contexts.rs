@@ -88,7 +88,7 @@ async fn nobody_gets_at_anothers_context() {
     let body = json!({"browserSettings": {"context": {"id": path.trim_start_matches("/v1/contexts/")}}});
     for route in ["/sessions", "/v1/sessions"] {
         let answer = other.post(route, &body).await;
-        assert_eq!((answer.status, &answer.body["code"]), (StatusCode::NOT_FOUND, &json!("context_not_found")));
+        assert_eq!((answer.status, &answer.body["code"]), (StatusCode::BAD_REQUEST, &json!("context_not_found")));
         let message = answer.body["message"].as_str().expect("a message");
         assert!(message.starts_with("browserSettings.context.id"), "{message}");
     }
