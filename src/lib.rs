@@ -13,7 +13,7 @@
 //!   whose sockets a gateway holds), [`container_client`] (their containers), [`secrets`] (Secrets Manager),
 //!   [`upgrade`] and [`splice`] (sockets), [`metrics`] (what was counted).
 //! - **Types**: [`ids`], [`session`], [`container`], [`protocol`], [`browser_settings`], [`tokens`],
-//!   [`api_keys`], [`addresses`], [`config`], [`clock`], [`causes`].
+//!   [`api_keys`], [`addresses`], [`forwarded`] (proxies in front of us), [`config`], [`clock`], [`causes`].
 
 pub mod addresses;
 #[cfg(feature = "agent")]
@@ -31,6 +31,7 @@ pub mod container;
 pub mod container_client;
 pub mod error;
 pub mod fleet;
+pub mod forwarded;
 pub mod hex;
 pub mod ids;
 pub mod known;
