@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::http::HeaderValue;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -14,6 +15,7 @@ use crate::config::Config;
 use crate::container::{ClaimPace, FleetListing, FleetPolicy};
 use crate::container_client::ContainerClient;
 use crate::fleet::Fleet;
+use crate::forwarded::TrustedProxies;
 use crate::hex;
 use crate::ids::{ConnectionId, ServerId, SessionId};
 use crate::known::Known;
@@ -50,6 +52,10 @@ pub struct Parts {
     pub limits: Limits,
     pub policy: FleetPolicy,
     pub addresses: Addresses,
+    /// Whose word for a client's address, scheme and host is taken.
+    pub trusted_proxies: TrustedProxies,
+    /// Whose pages may use the API.
+    pub cors_origins: Vec<HeaderValue>,
     /// How long a client may be parked until its session is ready.
     pub connect_wait: Duration,
     /// What a launched container is told beside its name.
@@ -144,6 +150,8 @@ impl App {
             limits: config.limits,
             policy: config.policy,
             addresses,
+            trusted_proxies: config.trusted_proxies,
+            cors_origins: config.cors_origins,
             connect_wait: config.connect_wait,
             warm_browsers: config.warm_browsers,
             heartbeat: config.heartbeat,

@@ -15,9 +15,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use axum::http::HeaderValue;
+
 use crate::addresses::Addresses;
 use crate::api_keys::{ApiKeys, KeyFaults};
 use crate::container::{ClaimPace, FleetPolicy};
+use crate::forwarded::TrustedProxies;
 use crate::ids::Audience;
 use crate::protocol::{MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT, MISSED_HEARTBEATS};
 use crate::secrets::Timing;
@@ -75,6 +78,9 @@ pub struct Config {
     pub token_audience: Option<Audience>,
     /// `api_endpoint` is empty if this process itself is meant.
     pub addresses: Addresses,
+    pub trusted_proxies: TrustedProxies,
+    /// As browsers write them.
+    pub cors_origins: Vec<HeaderValue>,
     /// For tests: how late the local WebSocket API may begin to handle a message, so that messages overtake each
     /// other as they do in AWS.
     pub emulator_delay: Duration,
@@ -226,6 +232,12 @@ impl Config {
             required(&mut env, "CDP_ENDPOINT, ALB_DNS_NAME, WEBSOCKET_API_ID or PUBLIC_URL");
         }
 
+        let trusted_proxies = env.text("TRUSTED_PROXIES").map_or(Ok(TrustedProxies::default()), |text| text.parse());
+        let trusted_proxies = trusted_proxies.unwrap_or_else(|fault| {
+            env.fault("TRUSTED_PROXIES", fault);
+            TrustedProxies::default()
+        });
+
         let ecs = env.ecs();
         // A task's image takes most of a minute to arrive; a child process is there at once.
         let start_wait = if env.text("ECS_CLUSTER_ARN").is_some() { 120.0 } else { 30.0 };
@@ -270,6 +282,8 @@ impl Config {
             accept_signed_tokens: env.flag("ACCEPT_SIGNED_TOKENS"),
             token_audience: env.audience(),
             addresses,
+            trusted_proxies,
+            cors_origins: env.origins("CORS_ORIGINS"),
             emulator_delay: env.seconds("EMULATOR_DELAY_SECONDS", 0.0, 60.0),
             emulator_lose_disconnect: env.flag("EMULATOR_LOSE_DISCONNECT"),
             limits,

@@ -14,7 +14,8 @@
 //!   whose sockets a gateway holds), [`container_client`] (their containers), [`secrets`] (Secrets Manager),
 //!   [`upgrade`] and [`splice`] (sockets), [`metrics`] (what was counted).
 //! - **Types**: [`ids`], [`session`], [`container`], [`protocol`], [`browser_settings`], [`tokens`],
-//!   [`api_keys`], [`addresses`], [`archive`] (of an extension), [`config`], [`clock`], [`causes`].
+//!   [`api_keys`], [`addresses`], [`forwarded`] (proxies in front of us), [`archive`] (of an extension), [`config`],
+//!   [`clock`], [`causes`].
 
 pub mod addresses;
 #[cfg(feature = "agent")]
@@ -35,6 +36,7 @@ pub mod contexts;
 pub mod error;
 pub mod extension;
 pub mod fleet;
+pub mod forwarded;
 pub mod hex;
 pub mod ids;
 pub mod known;

@@ -5,11 +5,13 @@ pub mod body;
 pub mod claim;
 mod connections;
 mod containers;
+mod cors;
 mod create;
 #[cfg(feature = "lambda")]
 pub mod events;
 mod files;
 mod fleet;
+mod forwarded;
 mod health;
 mod host;
 #[cfg(feature = "native")]
@@ -79,7 +81,9 @@ pub fn router_with(app: App, others: Router<App>) -> Router {
         .method_not_allowed_fallback(async || {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this route does not take that method")
         })
+        .layer(middleware::from_fn_with_state(app.clone(), cors::share_with_origins))
         .layer(middleware::from_fn_with_state(app.clone(), host::only_this_machine))
+        .layer(middleware::from_fn_with_state(app.clone(), forwarded::believe_proxies))
         .layer(middleware::from_fn_with_state(app.clone(), telemetry::count))
         .layer(middleware::from_fn(telemetry::observe))
         .with_state(app)

@@ -22,6 +22,7 @@ mod model;
 mod moto;
 mod outages;
 mod projects;
+mod proxies_and_pages;
 mod races;
 mod redis;
 mod round_trips;

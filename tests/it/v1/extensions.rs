@@ -120,7 +120,7 @@ async fn the_same_archive_is_stored_once_and_outlives_the_deletion_of_one_upload
 #[tokio::test]
 async fn an_extension_is_gone_before_its_archive_is_forgotten() {
     let world = World::new(&[]).await;
-    let (storage, owner) = (&world.app.storage, "u1".parse().expect("a user"));
+    let (storage, owner) = (&world.app.storage, "user:u1".parse().expect("an owner"));
     let now_ms = now_ms();
     let made = extension::add(storage, &owner, "one.zip".into(), "x".into(), now_ms).await.expect("added");
     let found = async |days| extension::find(storage, &owner, &made.id, now_ms + days * DAY_MS).await.expect("asked");
