@@ -44,7 +44,7 @@ pub async fn upload(world: &World, key: &str, archive: &[u8]) -> Value {
 /// The files that are kept, of all users.
 pub fn files(world: &World) -> Vec<PathBuf> {
     let entries = |dir: PathBuf| read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    entries(world.redis.dir.join("files/extensions")).flat_map(entries).collect()
+    entries(world.redis.dir.join("files/extensions")).flat_map(entries).flat_map(entries).collect()
 }
 
 fn archives(world: &World) -> Vec<PathBuf> {
