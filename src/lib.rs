@@ -13,7 +13,7 @@
 //!   whose sockets a gateway holds), [`container_client`] (their containers), [`secrets`] (Secrets Manager),
 //!   [`upgrade`] and [`splice`] (sockets), [`metrics`] (what was counted).
 //! - **Types**: [`ids`], [`session`], [`container`], [`protocol`], [`browser_settings`], [`tokens`],
-//!   [`api_keys`], [`addresses`], [`config`], [`clock`], [`causes`].
+//!   [`api_keys`], [`addresses`], [`config`], [`clock`], [`causes`], [`whole`].
 
 pub mod addresses;
 #[cfg(feature = "agent")]
@@ -60,4 +60,5 @@ pub mod telemetry;
 pub mod tokens;
 #[cfg(feature = "agent")]
 pub mod upgrade;
+pub mod whole;
 pub mod ws;

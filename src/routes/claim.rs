@@ -14,12 +14,9 @@ use crate::error::ApiError;
 use crate::lifecycle;
 use crate::protocol::{
     ClaimRequest, ClaimResponse, ClaimedSession, EndedRequest, MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT,
-    ReadyRequest, ReadyResponse, ReportResponse,
+    MAX_TASK_ARN, ReadyRequest, ReadyResponse, ReportResponse,
 };
 use crate::session::EndReason;
-
-/// In characters. AWS gives none that is longer.
-const MAX_TASK_ARN: usize = 2_048;
 
 /// `POST /sessions/claim`
 pub async fn claim_sessions(
@@ -145,17 +142,10 @@ pub async fn report_ended(
     SessionPath(id): SessionPath,
     JsonBody { value: report, .. }: JsonBody<EndedRequest>,
 ) -> Result<Json<ReportResponse>, ApiError> {
-    const REPORTABLE: [EndReason; 5] = [
-        EndReason::Released,
-        EndReason::BrowserCrashed,
-        EndReason::FailedToStart,
-        EndReason::Timeout,
-        EndReason::ContainerLost,
-    ];
-    if !REPORTABLE.contains(&report.reason) {
+    if !EndedRequest::REASONS.contains(&report.reason) {
         return Err(ApiError::invalid(format!(
             "reason: must be one of {}",
-            REPORTABLE.map(EndReason::as_str).join(", ")
+            EndedRequest::REASONS.map(EndReason::as_str).join(", ")
         )));
     }
     if lifecycle::ended(&app, &id, &caller.container, &report).await? {

@@ -2,8 +2,10 @@
 //! and what a refusal is answered with.
 
 use aws_lc_rs::digest;
+use axum::Json;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::app::App;
@@ -13,7 +15,7 @@ use crate::error::ApiError;
 use crate::hex;
 use crate::lifecycle;
 use crate::session::{NewSession, Session};
-use crate::store::{Allowance, Created, Idempotency, Limits};
+use crate::store::{self, Allowance, Idempotency, Limits};
 
 /// As JSON, in bytes.
 const MAX_USER_METADATA: usize = 4_096;
@@ -35,6 +37,15 @@ impl From<ApiError> for Refused {
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         (self.0, self.1).into_response()
+    }
+}
+
+/// 201, with headers that say what is left of a limit.
+pub struct Created<T>(pub HeaderMap, pub T);
+
+impl<T: Serialize> IntoResponse for Created<T> {
+    fn into_response(self) -> Response {
+        (StatusCode::CREATED, self.0, Json(self.1)).into_response()
     }
 }
 
@@ -98,11 +109,11 @@ pub async fn create(
     limits: &Limits,
 ) -> Result<(HeaderMap, Session), Refused> {
     let error = match lifecycle::create(app, new, idempotency, limits).await.map_err(ApiError::from)? {
-        Created::New { session, allowance, .. } => {
+        store::Created::New { session, allowance, .. } => {
             return Ok((rate_headers(limits.creates_per_minute, &allowance), session));
         }
-        Created::Again(session) => return Ok((HeaderMap::new(), session)),
-        Created::TooFast { allowance, retry_ms } => {
+        store::Created::Again(session) => return Ok((HeaderMap::new(), session)),
+        store::Created::TooFast { allowance, retry_ms } => {
             let error = ApiError::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 "create_rate_limit",
@@ -111,19 +122,19 @@ pub async fn create(
             let rate = rate_headers(limits.creates_per_minute, &allowance);
             return Err(Refused(rate, error.retry_after_ms(retry_ms)));
         }
-        Created::Conflict => ApiError::new(
+        store::Created::Conflict => ApiError::new(
             StatusCode::CONFLICT,
             "idempotency_conflict",
             "Idempotency-Key: was used with another body within the last 24 hours",
         )
         .not_to_be_retried(),
-        Created::Forgotten => ApiError::new(
+        store::Created::Forgotten => ApiError::new(
             StatusCode::CONFLICT,
             "idempotency_forgotten",
             "Idempotency-Key: made a session that has ended and is no longer kept",
         )
         .not_to_be_retried(),
-        Created::QueueFull(outlook) => {
+        store::Created::QueueFull(outlook) => {
             let error = ApiError::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "queue_full",
@@ -132,7 +143,7 @@ pub async fn create(
             let wait_ms = outlook.wait_ms(1, &app.policy, now_ms());
             error.retry_after_ms(wait_ms.map_or(FULL_RETRY_MS, |ms| ms.clamp(*RETRY_MS.start(), *RETRY_MS.end())))
         }
-        Created::UserLimit => {
+        store::Created::UserLimit => {
             let most = limits.max_per_user;
             let message = format!("you have {most} sessions, which is your limit: end one, or wait until one ends");
             let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "session_limit", message);

@@ -17,6 +17,7 @@ mod lambda;
 mod live;
 mod model;
 mod moto;
+mod openapi;
 mod outages;
 mod races;
 mod redis;

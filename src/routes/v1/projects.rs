@@ -1,7 +1,8 @@
 //! Projects. Each API key has one: that of its record, or else one that has its user's name.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::parameters::DEFAULT_TIMEOUT;
@@ -10,6 +11,7 @@ use crate::auth::Caller;
 use crate::clock::rfc3339;
 use crate::error::ApiError;
 use crate::ids::{ProjectId, UserId};
+use crate::routes::body::ProjectPath;
 
 const MINUTE_MS: u64 = 60_000;
 
@@ -18,13 +20,16 @@ pub fn id(user: &UserId, project: Option<&ProjectId>) -> String {
     project.map_or(user.as_str(), ProjectId::as_str).to_owned()
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "Project")]
 pub struct ProjectView {
     id: String,
     name: String,
     owner_id: UserId,
+    #[schemars(extend("format" = "date-time"))]
     created_at: String,
+    #[schemars(extend("format" = "date-time"))]
     updated_at: String,
     /// Seconds.
     default_timeout: u32,
@@ -32,8 +37,9 @@ pub struct ProjectView {
     concurrency: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "Usage")]
 pub struct UsageView {
     /// Of sessions that have ended, each minute that was begun.
     browser_minutes: u64,
@@ -63,7 +69,7 @@ fn only_own(caller: &Caller, asked: &str) -> Result<(), ApiError> {
     if asked == id(&caller.user, caller.project.as_ref()) {
         return Ok(());
     }
-    Err(ApiError::not_found("project_not_found", "no such project"))
+    Err(ApiError::project_not_found())
 }
 
 /// `GET /v1/projects`
@@ -75,7 +81,7 @@ pub async fn list_projects(State(app): State<App>, caller: Caller) -> Json<[Proj
 pub async fn get_project(
     State(app): State<App>,
     caller: Caller,
-    Path(asked): Path<String>,
+    ProjectPath(asked): ProjectPath,
 ) -> Result<Json<ProjectView>, ApiError> {
     only_own(&caller, &asked)?;
     Ok(Json(view(&app, &caller)))
@@ -85,7 +91,7 @@ pub async fn get_project(
 pub async fn get_usage(
     State(app): State<App>,
     caller: Caller,
-    Path(asked): Path<String>,
+    ProjectPath(asked): ProjectPath,
 ) -> Result<Json<UsageView>, ApiError> {
     only_own(&caller, &asked)?;
     let used_ms = app.store.usage(&caller.user, caller.project.as_ref()).await?;
