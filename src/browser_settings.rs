@@ -1,7 +1,12 @@
 //! `browserSettings`: what a client may ask of its browser. Checked when the session is created, so that
 //! a mistake is a clear 400 and not a browser that never starts; read again by the agent.
 
-use serde_json::{Map, Value};
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde_json::{Map, Value, json};
+
+use crate::protocol::PORT;
 
 use crate::ids::ContextId;
 
@@ -103,6 +108,65 @@ const MAX_VIEWPORT_PIXELS: u32 = 16_384;
 const MAX_VIEWPORT_AREA: u64 = 33_554_432;
 const MAX_ARGS: usize = 64;
 const MAX_TEXT: usize = 2_048;
+/// Control characters, in the brackets of a pattern.
+const CONTROL: &str = r"\u0000-\u001f\u007f-\u009f";
+
+/// As `parse` takes them, but for what no schema can say: how large a viewport is in all, and the values of switches.
+impl JsonSchema for BrowserSettings {
+    fn schema_name() -> Cow<'static, str> {
+        "BrowserSettings".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let side = json!({ "type": "integer", "minimum": 1, "maximum": MAX_VIEWPORT_PIXELS });
+        let special = |switch: &&str| matches!(*switch, "--window-size" | "--blink-settings");
+        let plain: Vec<&str> = ALLOWED_SWITCHES.into_iter().filter(|switch| !special(switch)).collect();
+        let setting = format!("({})(=[^,{CONTROL}]*)?", ALLOWED_BLINK_SETTINGS.join("|"));
+        let switches = [
+            format!("^({})(=[^{CONTROL}]*)?$", plain.join("|")),
+            format!("^--blink-settings={setting}(,{setting})*$"),
+            "^--window-size=[1-9][0-9]{0,4},[1-9][0-9]{0,4}$".to_owned(),
+        ];
+        let switches = switches.map(|pattern| json!({ "pattern": pattern }));
+        json_schema!({
+            "type": "object",
+            "description": "Settings nobody here knows are tolerated. At most 65536 bytes of JSON.",
+            "properties": {
+                "browser": { "enum": ["headless-shell", "chromium", null], "default": "headless-shell" },
+                "viewport": {
+                    "type": ["object", "null"],
+                    "description": format!("In CSS pixels; at most {MAX_VIEWPORT_AREA} in all."),
+                    "required": ["width", "height"],
+                    "properties": { "width": side, "height": side },
+                },
+                "args": {
+                    "type": ["array", "null"],
+                    "description": "Command-line switches of Chromium, those that are allowed.",
+                    "maxItems": MAX_ARGS,
+                    "items": { "type": "string", "maxLength": MAX_TEXT, "anyOf": switches },
+                },
+                "proxy": {
+                    "type": ["object", "null"],
+                    "description": "A proxy that needs no credentials, for all that the browser fetches.",
+                    "required": ["server"],
+                    "properties": {
+                        "server": proxy_server_schema(),
+                        "bypass": { "type": ["string", "null"], "maxLength": MAX_TEXT, "pattern": format!("^[^{CONTROL}]*$"), "description": "Hosts that are fetched directly, separated by commas." },
+                    },
+                },
+            },
+        })
+    }
+}
+
+pub fn proxy_server_schema() -> Value {
+    json!({
+        "type": "string",
+        "maxLength": MAX_TEXT,
+        "pattern": format!(r"^((http|https|socks4|socks5)://)?[A-Za-z0-9._\[\]:-]+:{PORT}$"),
+        "examples": ["http://10.0.0.7:3128"],
+    })
+}
 
 impl BrowserSettings {
     /// Reads the object a client sent. Values the API answers with (`cdpUrl`, `token`) are left alone.

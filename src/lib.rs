@@ -15,7 +15,7 @@
 //!   [`upgrade`] and [`splice`] (sockets), [`metrics`] (what was counted).
 //! - **Types**: [`ids`], [`session`], [`container`], [`protocol`], [`browser_settings`], [`tokens`],
 //!   [`api_keys`], [`addresses`], [`forwarded`] (proxies in front of us), [`archive`] (of an extension), [`config`],
-//!   [`clock`], [`causes`].
+//!   [`clock`], [`causes`], [`whole`].
 
 pub mod addresses;
 #[cfg(feature = "agent")]
@@ -67,4 +67,5 @@ pub mod telemetry;
 pub mod tokens;
 #[cfg(feature = "agent")]
 pub mod upgrade;
+pub mod whole;
 pub mod ws;

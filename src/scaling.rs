@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 use tokio::time::timeout;
@@ -32,7 +33,7 @@ const AT_ONCE: usize = 10;
 const STOPPING: Duration = Duration::from_secs(10);
 
 /// What should be done now.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Plan {
     /// How many containers to start.
@@ -55,7 +56,7 @@ pub struct Plan {
 }
 
 /// Why something that is wanted is not done.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(tag = "for", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Wait {
     /// Containers on their way.

@@ -149,6 +149,19 @@ impl<S: Send + Sync> FromRequestParts<S> for ContextPath {
     }
 }
 
+/// The project a path names.
+pub struct ProjectPath(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for ProjectPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        // What is no text is no name.
+        let Path(name) = Path::from_request_parts(parts, state).await.map_err(|_| ApiError::project_not_found())?;
+        Ok(Self(name))
+    }
+}
+
 async fn id_in_path<S: Send + Sync, T: FromStr>(parts: &mut Parts, state: &S) -> Option<T> {
     let Path(id) = Path::<String>::from_request_parts(parts, state).await.ok()?;
     id.parse().ok()

@@ -19,14 +19,12 @@ use crate::extension;
 use crate::lifecycle;
 use crate::protocol::{
     ClaimRequest, ClaimResponse, ClaimedContext, ClaimedExtension, ClaimedSession, EndedRequest, FilesToken,
-    MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT, ReadyRequest, ReadyResponse, ReportResponse,
+    MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT, MAX_TASK_ARN, ReadyRequest, ReadyResponse, ReportResponse,
 };
 use crate::session::{EndReason, Session};
 use crate::storage::Use;
 use crate::tokens::{Subject, Tokens};
 
-/// In characters. AWS gives none that is longer.
-const MAX_TASK_ARN: usize = 2_048;
 /// How long after a session's time is up its container may still store what it left.
 const FILES_TOKEN_EXTRA_MS: u64 = 10 * 60 * 1_000;
 
@@ -193,17 +191,10 @@ pub async fn report_ended(
     SessionPath(id): SessionPath,
     JsonBody { value: report, .. }: JsonBody<EndedRequest>,
 ) -> Result<Json<ReportResponse>, ApiError> {
-    const REPORTABLE: [EndReason; 5] = [
-        EndReason::Released,
-        EndReason::BrowserCrashed,
-        EndReason::FailedToStart,
-        EndReason::Timeout,
-        EndReason::ContainerLost,
-    ];
-    if !REPORTABLE.contains(&report.reason) {
+    if !EndedRequest::REASONS.contains(&report.reason) {
         return Err(ApiError::invalid(format!(
             "reason: must be one of {}",
-            REPORTABLE.map(EndReason::as_str).join(", ")
+            EndedRequest::REASONS.map(EndReason::as_str).join(", ")
         )));
     }
     if lifecycle::ended(&app, &id, &caller.container, &report).await? {

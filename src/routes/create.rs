@@ -2,8 +2,10 @@
 //! and what a refusal is answered with.
 
 use aws_lc_rs::digest;
+use axum::Json;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::app::App;
@@ -16,7 +18,7 @@ use crate::hex;
 use crate::ids::ArchiveHash;
 use crate::lifecycle;
 use crate::session::{NewSession, Session};
-use crate::store::{Allowance, Created, Idempotency, Limits, Whose};
+use crate::store::{self, Allowance, Idempotency, Limits, Whose};
 
 /// As JSON, in bytes.
 const MAX_USER_METADATA: usize = 4_096;
@@ -38,6 +40,15 @@ impl From<ApiError> for Refused {
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         (self.0, self.1).into_response()
+    }
+}
+
+/// 201, with headers that say what is left of a limit.
+pub struct Created<T>(pub HeaderMap, pub T);
+
+impl<T: Serialize> IntoResponse for Created<T> {
+    fn into_response(self) -> Response {
+        (StatusCode::CREATED, self.0, Json(self.1)).into_response()
     }
 }
 
@@ -135,11 +146,11 @@ pub async fn create(
         }
     };
     let error = match lifecycle::create(app, new, idempotency, limits).await.map_err(ApiError::from)? {
-        Created::New { session, allowance, .. } => {
+        store::Created::New { session, allowance, .. } => {
             return Ok((allowance.as_ref().map(rate_headers).unwrap_or_default(), session));
         }
-        Created::Again(session) => return Ok((HeaderMap::new(), session)),
-        Created::TooFast { whose, allowance, retry_ms } => {
+        store::Created::Again(session) => return Ok((HeaderMap::new(), session)),
+        store::Created::TooFast { whose, allowance, retry_ms } => {
             let (code, who) = match whose {
                 Whose::User => ("create_rate_limit", "you"),
                 Whose::Project => ("project_create_rate_limit", "the keys of your project together"),
@@ -148,19 +159,19 @@ pub async fn create(
             let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, code, message);
             return Err(Refused(rate_headers(&allowance), error.retry_after_ms(retry_ms)));
         }
-        Created::Conflict => ApiError::new(
+        store::Created::Conflict => ApiError::new(
             StatusCode::CONFLICT,
             "idempotency_conflict",
             "Idempotency-Key: was used with another body within the last 24 hours",
         )
         .not_to_be_retried(),
-        Created::Forgotten => ApiError::new(
+        store::Created::Forgotten => ApiError::new(
             StatusCode::CONFLICT,
             "idempotency_forgotten",
             "Idempotency-Key: made a session that has ended and is no longer kept",
         )
         .not_to_be_retried(),
-        Created::QueueFull(outlook) => {
+        store::Created::QueueFull(outlook) => {
             let error = ApiError::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "queue_full",
@@ -169,7 +180,7 @@ pub async fn create(
             let wait_ms = outlook.wait_ms(1, &app.policy, now_ms());
             error.retry_after_ms(wait_ms.map_or(FULL_RETRY_MS, |ms| ms.clamp(*RETRY_MS.start(), *RETRY_MS.end())))
         }
-        Created::Full(whose) => {
+        store::Created::Full(whose) => {
             let (code, most, who) = match whose {
                 Whose::User => ("session_limit", limits.max_per_user, "you have"),
                 Whose::Project => ("project_session_limit", limits.max_per_project, "your project has"),

@@ -6,6 +6,9 @@
 
 use axum::http::{HeaderMap, StatusCode};
 
+use schemars::JsonSchema;
+use serde::Deserialize;
+
 use super::gone;
 use crate::addresses::Addresses;
 use crate::app::App;
@@ -18,6 +21,13 @@ use crate::store::{Route, View, ViewedAt};
 /// When a browser that was not there yet may be.
 const NOT_READY_RETRY_MS: u64 = 1_000;
 const UNREACHABLE_RETRY_MS: u64 = 500;
+
+#[derive(Deserialize, JsonSchema)]
+pub struct LiveQuery {
+    pub token: Option<String>,
+    /// One of the session's pages; the one that was last active, if it is not said.
+    pub page: Option<PageId>,
+}
 
 /// Where a session is reached, who created it, and when its time is up.
 pub struct Seen {

@@ -9,7 +9,6 @@ use axum::extract::{Request, State};
 use axum::http::header::{HeaderName, HeaderValue};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
-use serde_json::Value;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::{authorize, crowded, gone};
@@ -20,7 +19,7 @@ use crate::config::TICK;
 use crate::error::ApiError;
 use crate::ids::{ConnectionId, SessionId};
 use crate::lifecycle;
-use crate::protocol::CDP_SECRET_HEADER;
+use crate::protocol::{CDP_SECRET_HEADER, DiscoverResponse};
 use crate::routes::SessionPath;
 use crate::session::{EndReason, Session, SessionStatus};
 use crate::splice::{CloseFrame, SpliceOptions, splice};
@@ -64,14 +63,15 @@ pub async fn discover(
     SessionPath(id): SessionPath,
     uri: Uri,
     headers: HeaderMap,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<DiscoverResponse>, ApiError> {
     let id = authorize(&app, &uri, &headers, Some(&id)).await?;
     let (session, details) = wait_until_ready(&app, &id).await?;
     let subject = Subject::Connect { session: id.clone(), user: session.user_id };
     let token = app.tokens.get(now_ms()).await?.mint(&subject, now_ms(), session.expires_at_ms);
     let mut version = details.version;
-    version.insert("webSocketDebuggerUrl".to_owned(), app.addresses.connect_url(&headers, &id, &token).into());
-    Ok(Json(version.into()))
+    version.remove("webSocketDebuggerUrl");
+    let web_socket_debugger_url = app.addresses.connect_url(&headers, &id, &token);
+    Ok(Json(DiscoverResponse { version, web_socket_debugger_url }))
 }
 
 /// A connection that is entered in the store, or may be: the answer can be lost, and Redis carry out what it was

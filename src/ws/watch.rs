@@ -17,10 +17,9 @@ use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde::Deserialize;
 use tokio::time::{Instant, sleep_until};
 
-use super::live::{self, Seen, find};
+use super::live::{self, LiveQuery, Seen, find};
 use super::proxy::{DIAL_TIMEOUT, closing, splice_options};
 use crate::app::App;
 use crate::auth::{bearer, verify_token_until};
@@ -50,12 +49,6 @@ struct Viewer {
     user: UserId,
     drives: bool,
     until_ms: u64,
-}
-
-#[derive(Deserialize)]
-struct LiveQuery {
-    token: Option<String>,
-    page: Option<PageId>,
 }
 
 async fn authorize(
@@ -130,12 +123,12 @@ pub async fn list_pages(
     SessionPath(id): SessionPath,
     uri: Uri,
     headers: HeaderMap,
-) -> Result<Response, ApiError> {
+) -> Result<([(HeaderName, HeaderValue); 1], Json<PagesResponse>), ApiError> {
     let (viewer, _) = authorize(&app, &uri, &headers, &id).await?;
     let Seen { route, .. } = find(&app, &id, |view| view.user == viewer.user).await?;
     let pages = live::pages(&app, &route).await?;
     let fresh = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
-    Ok((fresh, Json(PagesResponse { pages })).into_response())
+    Ok((fresh, Json(PagesResponse { pages })))
 }
 
 /// `GET /sessions/{id}/devtools/{token}/{file}`: the DevTools of the session's browser, for one who may drive it. The token

@@ -20,6 +20,7 @@ mod lambda;
 mod live;
 mod model;
 mod moto;
+mod openapi;
 mod outages;
 mod projects;
 mod proxies_and_pages;

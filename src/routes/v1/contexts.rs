@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::app::App;
@@ -12,17 +13,18 @@ use crate::contexts::{self, Created};
 use crate::error::ApiError;
 use crate::ids::ContextId;
 use crate::routes::body::{ContextPath, JsonBody};
+use crate::routes::create::Created as NewlyMade;
 
 /// In characters.
 const MAX_NAME: usize = 128;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub struct CreateContext {
     name: Option<String>,
 }
 
 /// Clients insist on all of it. They could once encrypt a profile of their own and upload it, and these were the means.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NewContextView {
     id: ContextId,
@@ -46,7 +48,7 @@ impl NewContextView {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ContextView {
     id: ContextId,
@@ -64,13 +66,13 @@ pub async fn create_context(
     caller: Caller,
     headers: HeaderMap,
     JsonBody { value, .. }: JsonBody<CreateContext>,
-) -> Result<(StatusCode, Json<NewContextView>), ApiError> {
+) -> Result<NewlyMade<NewContextView>, ApiError> {
     let name = value.name.map(|name| name.trim().to_owned());
     if name.as_ref().is_some_and(|name| !(1..=MAX_NAME).contains(&name.chars().count())) {
         return Err(ApiError::invalid(format!("name: must have 1 to {MAX_NAME} characters")));
     }
     match contexts::create(&app, &caller.owner(), name, now_ms()).await? {
-        Created::New(context) => Ok((StatusCode::CREATED, Json(NewContextView::of(&app, &headers, context.id)))),
+        Created::New(context) => Ok(NewlyMade(HeaderMap::new(), NewContextView::of(&app, &headers, context.id))),
         Created::NameTaken => {
             let message = "name: another context has it";
             Err(ApiError::new(StatusCode::CONFLICT, "context_name_taken", message).not_to_be_retried())

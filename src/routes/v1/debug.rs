@@ -6,6 +6,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::app::App;
@@ -20,17 +21,20 @@ use crate::ws::live::{self, Links, Seen};
 /// As long as a session can be, in seconds.
 const MAX_EXPIRES_IN: u64 = 21_600;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DebugQuery {
     /// Seconds. The session's own time, if it is not said or longer.
+    #[schemars(range(min = 1, max = MAX_EXPIRES_IN))]
     expires_in: Option<u64>,
+    /// Whether the addresses drive the pages, and not only show them.
     #[serde(default)]
     interactive: bool,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "Debug")]
 pub struct DebugView {
     #[serde(flatten)]
     urls: DebugUrls,
@@ -38,14 +42,15 @@ pub struct DebugView {
     pages: Vec<PageView>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct DebugUrls {
     debugger_url: String,
     debugger_fullscreen_url: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "DebugPage")]
 struct PageView {
     #[serde(flatten)]
     page: Page,

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
@@ -20,7 +21,7 @@ use crate::routes::multipart;
 /// Archives that are in memory at the same time; the others wait.
 static UPLOADS: Semaphore = Semaphore::const_new(4);
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ExtensionView {
     id: ExtensionId,

@@ -2,7 +2,8 @@
 //! so all that is answered here is true of all keys of the project together.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::parameters::DEFAULT_TIMEOUT;
@@ -11,16 +12,20 @@ use crate::auth::Caller;
 use crate::clock::rfc3339;
 use crate::error::ApiError;
 use crate::ids::UserId;
+use crate::routes::body::ProjectPath;
 
 const MINUTE_MS: u64 = 60_000;
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "Project")]
 pub struct ProjectView {
     id: String,
     name: String,
     owner_id: UserId,
+    #[schemars(extend("format" = "date-time"))]
     created_at: String,
+    #[schemars(extend("format" = "date-time"))]
     updated_at: String,
     /// Seconds.
     default_timeout: u32,
@@ -28,8 +33,9 @@ pub struct ProjectView {
     concurrency: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "Usage")]
 pub struct UsageView {
     /// Of sessions that have ended, each minute that was begun.
     browser_minutes: u64,
@@ -61,7 +67,7 @@ fn only_own(caller: &Caller, asked: &str) -> Result<(), ApiError> {
     if asked == caller.owner().id() {
         return Ok(());
     }
-    Err(ApiError::not_found("project_not_found", "no such project"))
+    Err(ApiError::project_not_found())
 }
 
 /// `GET /v1/projects`
@@ -73,7 +79,7 @@ pub async fn list_projects(State(app): State<App>, caller: Caller) -> Json<[Proj
 pub async fn get_project(
     State(app): State<App>,
     caller: Caller,
-    Path(asked): Path<String>,
+    ProjectPath(asked): ProjectPath,
 ) -> Result<Json<ProjectView>, ApiError> {
     only_own(&caller, &asked)?;
     Ok(Json(view(&app, &caller)))
@@ -83,7 +89,7 @@ pub async fn get_project(
 pub async fn get_usage(
     State(app): State<App>,
     caller: Caller,
-    Path(asked): Path<String>,
+    ProjectPath(asked): ProjectPath,
 ) -> Result<Json<UsageView>, ApiError> {
     only_own(&caller, &asked)?;
     let used_ms = app.store.usage(&caller.owner()).await?;

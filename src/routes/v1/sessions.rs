@@ -2,8 +2,8 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::HeaderMap;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::parameters::CreateParameters;
@@ -15,7 +15,7 @@ use crate::clock::now_ms;
 use crate::error::ApiError;
 use crate::lifecycle;
 use crate::routes::body::{JsonBody, QueryOf, SessionPath};
-use crate::routes::create::{self, Refused};
+use crate::routes::create::{self, Created, Refused};
 use crate::store::Wanted;
 
 /// A list has no pages there. It is read a page at a time, so that no script is long, and holds the newest
@@ -29,13 +29,12 @@ pub async fn create_session(
     caller: Caller,
     headers: HeaderMap,
     JsonBody { value, bytes }: JsonBody<CreateParameters>,
-) -> Result<Response, Refused> {
+) -> Result<Created<SessionView>, Refused> {
     let idempotency = create::idempotency(&headers, &bytes)?.or_else(|| create::attempt(&headers, &bytes));
     let tokens = app.tokens.get(now_ms()).await.map_err(ApiError::from)?;
     let new = value.check(&caller)?;
     let (rate, session) = create::create(&app, &new, idempotency.as_ref(), &caller.limits(&app.limits)).await?;
-    let view = SessionView::with_reach(&app, &tokens, &headers, session);
-    Ok((StatusCode::CREATED, rate, Json(view)).into_response())
+    Ok(Created(rate, SessionView::with_reach(&app, &tokens, &headers, session)))
 }
 
 /// `GET /v1/sessions/{id}`
@@ -52,13 +51,14 @@ pub async fn get_session(
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(inline)]
 enum Request {
     #[serde(rename = "REQUEST_RELEASE")]
     Release,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub struct UpdateSession {
     /// There is only one thing to ask for.
     #[allow(dead_code)]
@@ -78,9 +78,11 @@ pub async fn update_session(
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub struct ListSessions {
     status: Option<Status>,
+    /// By metadata: `user_metadata['team']['name']:'alpha'`.
+    #[schemars(regex(pattern = r#"^user_metadata(\[('[^']*'|"[^"]*")\])+:('[^']*'|"[^"]*")$"#))]
     q: Option<String>,
 }
 

@@ -2,6 +2,7 @@
 //! for a mistake.
 
 use axum::http::HeaderMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -14,8 +15,9 @@ use crate::session::{EndReason, Session, SessionStatus};
 use crate::store::Wanted;
 use crate::tokens::{Subject, Tokens};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[schemars(rename = "BrowserbaseStatus")]
 pub enum Status {
     /// It waits for a container. It can be connected to all the same.
     Pending,
@@ -61,17 +63,24 @@ impl Status {
     }
 }
 
-#[derive(Debug, Serialize)]
+/// A session, as the clients of Browserbase know it.
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "BrowserbaseSession")]
 pub struct SessionView {
     id: SessionId,
     project_id: String,
+    #[schemars(extend("format" = "date-time"))]
     created_at: String,
+    #[schemars(extend("format" = "date-time"))]
     updated_at: String,
     /// Clients insist on it. Before it has a container, it is when it was created.
+    #[schemars(extend("format" = "date-time"))]
     started_at: String,
+    #[schemars(extend("format" = "date-time"))]
     expires_at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
     ended_at: Option<String>,
     status: Status,
     /// Traffic is not counted here.
@@ -87,7 +96,7 @@ pub struct SessionView {
 }
 
 /// How a session is reached, while it can be.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Reach {
     connect_url: String,
