@@ -103,7 +103,7 @@ fn homes(workdir: &Path) -> Vec<PathBuf> {
     entries.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("b-"))).collect()
 }
 
-/// Taken out: `--load-extension`; the feature that has it do nothing.
+/// Taken out: `--load-extension`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_with_an_extension_has_it_running_and_gets_no_other() {
     let (plane, archives) = (ControlPlane::start().await, Archives::start().await);
