@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Map;
 use wallcrawler::clock::now_ms;
 use wallcrawler::container::FleetPolicy;
-use wallcrawler::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
+use wallcrawler::ids::{ConnectionId, ContainerId, Owner, ServerId, SessionId, UserId};
 use wallcrawler::private_redis::PrivateRedis;
 use wallcrawler::protocol::{ClaimRequest, ContainerPhase};
 use wallcrawler::session::{EndReason, NewSession};
@@ -27,6 +27,8 @@ fn limits() -> Limits {
         max_pending: 10_000_000,
         max_per_user: 0,
         creates_per_minute: 0,
+        max_per_project: 0,
+        project_creates_per_minute: 0,
         queue_wait_ms: 3_600_000,
         browser_wait_ms: 3_600_000,
         connect_wait_ms: 3_600_000,
@@ -60,6 +62,7 @@ async fn create(store: &Store, owner: &UserId) -> SessionId {
         project: None,
         timeout_ms: 3_600_000,
         keep_alive: false,
+        extension: None,
         browser_settings: Map::new(),
         user_metadata: Map::new(),
     };
@@ -147,7 +150,9 @@ async fn main() {
                 // What was claimed is somebody else's session, as others waited before it: both end, and as many live
                 // as before.
                 let end = async |id: &SessionId, by: &UserId| {
-                    store.end(id, EndedBy::Owner(by), EndReason::Released, &limits(), now_ms()).await
+                    store
+                        .end(id, EndedBy::Owner(&Owner::User(by.clone())), EndReason::Released, &limits(), now_ms())
+                        .await
                 };
                 timed(ended, end(&id, &owner)).await.expect("redis answers");
                 for other in work {

@@ -151,6 +151,7 @@ impl Simulation<'_> {
         FleetSnapshot {
             watched_since_ms: 0,
             looked_at_ms: 0,
+            mended: false,
             failed_starts: FailedStarts::default(),
             queue: Queue { length: self.queue.len() as u64, ..Queue::default() },
             slots: open().count() as u64 * PER_CONTAINER,

@@ -1,9 +1,13 @@
 //! Where clients and containers find this service.
 
-use axum::http::HeaderMap;
 use axum::http::header::HOST;
+use axum::http::{HeaderMap, HeaderName};
 
 use crate::ids::SessionId;
+
+/// How the client reached the proxy in front of us. Where these come from is checked before they get here.
+pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// A WebSocket API of API Gateway that holds the clients' sockets: `WEBSOCKET_API_ID`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,8 +98,8 @@ impl Addresses {
         if let Some(url) = &self.public_url {
             return url.clone();
         }
-        // What ends TLS in front of us says so. A client that makes it up only misleads itself.
-        let tls = headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
+        // What ends TLS in front of us says so.
+        let tls = headers.get(FORWARDED_PROTO).is_some_and(|scheme| scheme == "https");
         let scheme = if tls { "https" } else { "http" };
         format!("{scheme}://{}", requested_host(headers).unwrap_or("127.0.0.1"))
     }
@@ -107,7 +111,7 @@ fn with_scheme(host: &str) -> String {
 
 /// The host by which the client reached us, if it is one.
 fn requested_host(headers: &HeaderMap) -> Option<&str> {
-    let host = headers.get(HOST)?.to_str().ok()?;
+    let host = headers.get(FORWARDED_HOST).or_else(|| headers.get(HOST))?.to_str().ok()?;
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']');
     (!host.is_empty() && host.bytes().all(plain)).then_some(host)
 }

@@ -4,19 +4,19 @@
 //! an object that has one as `API_KEYS`. A list holds keys and records, mixed as one likes. What is wrong with them
 //! is told by place and field and never by value: a value may be a key.
 
+mod item;
+
+use std::collections::HashMap;
 use std::fmt;
 
 use aws_lc_rs::{constant_time, digest};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use crate::clock;
+use self::item::Item;
 use crate::hex;
 use crate::ids::{ProjectId, UserId};
 
-/// More would be no limit any more.
-const MAX_SESSIONS: u64 = 10_000_000;
-const MAX_CREATES_PER_MINUTE: u64 = 1_000_000;
 const MAX_NAME: usize = 128;
 
 /// What a key opens.
@@ -39,8 +39,16 @@ pub struct ApiKey {
     /// Instead of what holds for everybody.
     pub max_sessions: Option<u64>,
     pub creates_per_minute: Option<u64>,
+    pub project_limits: ProjectLimits,
     pub roles: Vec<Role>,
     pub expires_at_ms: Option<u64>,
+}
+
+/// What all keys of a project may have together. Any of their records may say it, and holds for all of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ProjectLimits {
+    pub max_sessions: Option<u64>,
+    pub creates_per_minute: Option<u64>,
 }
 
 struct Entry {
@@ -68,7 +76,8 @@ impl ApiKeys {
         let mut faults = Vec::new();
         let mut known: Vec<(usize, Entry)> = Vec::new();
         for (index, item) in items(text).map_err(|fault| KeyFaults(vec![fault]))?.into_iter().enumerate() {
-            let Some(entry) = Item { index, faults: &mut faults }.read(item) else { continue };
+            let called = |field: &str| format!("API_KEYS[{index}]{field}");
+            let Some(entry) = (Item { called: &called, faults: &mut faults }).read(item) else { continue };
             match known.iter().find(|(_, other)| other.sha256 == entry.sha256) {
                 None => known.push((index, entry)),
                 Some((_, other)) if other.key == entry.key => {}
@@ -79,6 +88,7 @@ impl ApiKeys {
                 }
             }
         }
+        share_limits(&mut known, &mut faults);
         if faults.is_empty() {
             Ok(Self(known.into_iter().map(|(_, entry)| entry).collect()))
         } else {
@@ -106,6 +116,29 @@ impl ApiKeys {
     }
 }
 
+/// Gives each key the limits that any record of its project says.
+fn share_limits(keys: &mut [(usize, Entry)], faults: &mut Vec<String>) {
+    type Limit = fn(&mut ProjectLimits) -> &mut Option<u64>;
+    let fields: [(&str, Limit); 2] = [
+        ("projectMaxSessions", |limits| &mut limits.max_sessions),
+        ("projectCreatesPerMinute", |limits| &mut limits.creates_per_minute),
+    ];
+    for (name, limit) in fields {
+        let mut said: HashMap<ProjectId, (usize, u64)> = HashMap::new();
+        for (index, Entry { key, .. }) in &mut *keys {
+            let (Some(project), Some(most)) = (&key.project, *limit(&mut key.project_limits)) else { continue };
+            let (first, other) = said.entry(project.clone()).or_insert((*index, most));
+            if *other != most {
+                faults.push(format!("API_KEYS[{index}].{name} is another than API_KEYS[{first}] says of its project"));
+            }
+        }
+        for (_, Entry { key, .. }) in &mut *keys {
+            let of_project = key.project.as_ref().and_then(|project| said.get(project));
+            *limit(&mut key.project_limits) = of_project.map(|(_, most)| *most);
+        }
+    }
+}
+
 impl Entry {
     /// A key of which nothing else is said.
     fn of(sha256: Vec<u8>) -> Self {
@@ -115,6 +148,7 @@ impl Entry {
             name: None,
             max_sessions: None,
             creates_per_minute: None,
+            project_limits: ProjectLimits::default(),
             roles: vec![Role::Client],
             expires_at_ms: None,
         };
@@ -122,23 +156,25 @@ impl Entry {
     }
 }
 
-/// The record of a key, as [`ApiKeys::parse`] reads it. Without `roles` it is a client's.
-pub fn record_of(key: &str, user: Option<&UserId>, name: Option<&str>, roles: &[Role]) -> Value {
-    let mut record = json!({ "sha256": hex::encode(&sha256(key)) });
-    if let Some(user) = user {
-        record["userId"] = user.as_str().into();
-    }
-    if let Some(name) = name {
-        record["name"] = name.into();
-    }
-    if !roles.is_empty() {
-        record["roles"] = json!(roles);
-    }
+/// The record of a key, as [`ApiKeys::parse`] reads it, with what else is said of the key.
+pub fn record_of(key: &str, says: &Map<String, Value>) -> Map<String, Value> {
+    let mut record = Map::from_iter([("sha256".to_owned(), hex::encode(&sha256(key)).into())]);
+    record.extend(says.clone());
     record
 }
 
+/// What a record says, if it can be one; or else what is wrong with it, a sentence for each fault. `called`: what a field
+/// is called where people have written it.
+pub fn check(record: Map<String, Value>, called: &dyn Fn(&str) -> String) -> Result<ApiKey, KeyFaults> {
+    let mut faults = Vec::new();
+    match (Item { called, faults: &mut faults }).record(record) {
+        Some(entry) => Ok(entry.key),
+        None => Err(KeyFaults(faults)),
+    }
+}
+
 /// Whether a key may be called so.
-pub fn is_name(text: &str) -> bool {
+fn is_name(text: &str) -> bool {
     (1..=MAX_NAME).contains(&text.chars().count()) && !text.chars().any(char::is_control)
 }
 
@@ -176,215 +212,5 @@ fn items(text: &str) -> Result<Vec<Value>, String> {
     }
 }
 
-/// One item of the list, on its way to being a key.
-struct Item<'a> {
-    index: usize,
-    faults: &'a mut Vec<String>,
-}
-
-impl Item<'_> {
-    fn read(&mut self, item: Value) -> Option<Entry> {
-        match item {
-            Value::String(key) => self.key(key.trim()),
-            Value::Object(record) => self.record(record),
-            _ => self.fault("", "must be a key or a record"),
-        }
-    }
-
-    fn fault<T>(&mut self, field: &str, problem: &str) -> Option<T> {
-        self.faults.push(format!("API_KEYS[{}]{field} {problem}", self.index));
-        None
-    }
-
-    /// The key itself, or `sha256:` and its hash.
-    fn key(&mut self, key: &str) -> Option<Entry> {
-        match key.strip_prefix("sha256:").map(hash_in_hex) {
-            None if key.is_empty() => self.fault("", "is empty"),
-            None => Some(Entry::of(sha256(key))),
-            Some(Some(hash)) => Some(Entry::of(hash)),
-            Some(None) => self.fault("", "begins with sha256: but 64 hexadecimal digits do not follow"),
-        }
-    }
-
-    fn record(&mut self, mut record: Map<String, Value>) -> Option<Entry> {
-        let faults_before = self.faults.len();
-        let hash =
-            self.field(&mut record, "sha256", "must be the 64 hexadecimal digits of the key's SHA-256", |value| {
-                hash_in_hex(value.as_str()?)
-            });
-        if hash.is_none() && self.faults.len() == faults_before {
-            self.fault::<()>(".sha256", "must be given");
-        }
-        let an_id = "must be at most 64 letters, digits, _, . and -, and begin with a letter or digit";
-        let user = self.field(&mut record, "userId", an_id, |value| value.as_str()?.parse().ok());
-        let project = self.field(&mut record, "projectId", an_id, |value| value.as_str()?.parse().ok());
-        let name = self.field(&mut record, "name", "must be a text of 1 to 128 characters", |value| {
-            value.as_str().filter(|name| is_name(name)).map(str::to_owned)
-        });
-        let max_sessions = self.count(&mut record, "maxSessions", MAX_SESSIONS);
-        let creates_per_minute = self.count(&mut record, "createsPerMinute", MAX_CREATES_PER_MINUTE);
-        let roles = self.field(&mut record, "roles", "must be a list of client, operator or both", |value| {
-            Vec::<Role>::deserialize(value).ok().filter(|roles| !roles.is_empty())
-        });
-        let expires_at_ms =
-            self.field(&mut record, "expiresAt", "must be a time as in 2026-12-31T23:59:59Z", |value| {
-                clock::parse_rfc3339(value.as_str()?)
-            });
-        for (name, _) in record {
-            // What stands where a field's name should may be a key. No key is as short and plain as this.
-            if name.len() <= 20 && name.bytes().all(|b| b.is_ascii_alphabetic()) {
-                self.fault::<()>(&format!(".{name}"), "is not a field of a record");
-            } else {
-                self.fault::<()>("", "has a field that a record does not have");
-            }
-        }
-        if self.faults.len() > faults_before {
-            return None;
-        }
-        let plain = Entry::of(hash?);
-        let key = ApiKey {
-            user: user.unwrap_or(plain.key.user),
-            project,
-            name,
-            max_sessions,
-            creates_per_minute,
-            roles: roles.unwrap_or(plain.key.roles),
-            expires_at_ms,
-        };
-        Some(Entry { key, ..plain })
-    }
-
-    /// `None` if it is not there, and if it is not what it must be, which is a fault.
-    fn field<T>(
-        &mut self,
-        record: &mut Map<String, Value>,
-        name: &str,
-        problem: &str,
-        read: impl FnOnce(&Value) -> Option<T>,
-    ) -> Option<T> {
-        let value = record.remove(name).filter(|value| !value.is_null())?;
-        read(&value).or_else(|| self.fault(&format!(".{name}"), problem))
-    }
-
-    fn count(&mut self, record: &mut Map<String, Value>, name: &str, most: u64) -> Option<u64> {
-        let problem = format!("must be a whole number from 1 to {most}");
-        self.field(record, name, &problem, |value| value.as_u64().filter(|count| (1..=most).contains(count)))
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn hash(key: &str) -> String {
-        hex::encode(&sha256(key))
-    }
-
-    fn faults(text: &str) -> Vec<String> {
-        ApiKeys::parse(text).err().map(|faults| faults.0).unwrap_or_default()
-    }
-
-    #[test]
-    fn a_key_and_its_hash_are_the_same_user_and_the_id_shows_neither() {
-        let hash = hash("wc_secret");
-        let plain = ApiKeys::parse("other, wc_secret").expect("valid");
-        let hashed = ApiKeys::parse(&format!("sha256:{hash}")).expect("valid");
-        let key = plain.find("wc_secret").expect("known");
-        assert_eq!(hashed.find("wc_secret"), Some(key));
-        assert_ne!(plain.find("other").expect("known").user, key.user);
-        assert_eq!(plain.find("wc_secre"), None);
-        assert_eq!(hashed.find(&format!("sha256:{hash}")), None);
-        assert!(!key.user.as_str().contains("wc_secret") && !key.user.as_str().contains(&hash[..8]));
-        assert_eq!(key.roles, [Role::Client]);
-    }
-
-    #[test]
-    fn keys_come_in_every_published_shape() {
-        let record = json!({"sha256": hash("b")});
-        for text in [
-            "a,b".to_owned(),
-            " a , b \n".to_owned(),
-            json!(["a", "b"]).to_string(),
-            json!({"API_KEYS": ["a", "b"]}).to_string(),
-            json!({"API_KEYS": "a,b"}).to_string(),
-            json!({"API_KEYS": "[\"a\", \"b\"]", "JWE_SECRET": "x"}).to_string(),
-            json!(["a", record]).to_string(),
-            json!({"API_KEYS": ["a", record, record]}).to_string(),
-            json!({"API_KEYS": [format!("sha256:{}", hash("a")), record]}).to_string(),
-        ] {
-            let keys = ApiKeys::parse(&text).expect(&text);
-            assert!(keys.find("a").is_some() && keys.find("b").is_some() && keys.0.len() == 2, "{text}");
-            assert_eq!(keys.find("b"), ApiKeys::parse("b").expect("valid").find("b"), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_record_says_what_its_key_may() {
-        let all = json!([{
-            "sha256": hash("a").to_uppercase(), "userId": "alice", "projectId": "9c1f-7", "name": "Alice's laptop",
-            "maxSessions": 3, "createsPerMinute": 10, "roles": ["operator", "client"],
-            "expiresAt": "2026-01-01T01:00:00+01:00",
-        }, {"sha256": hash("b"), "userId": null, "roles": ["operator"]}]);
-        let keys = ApiKeys::parse(&all.to_string()).expect("valid");
-        let expected = ApiKey {
-            user: "alice".parse().expect("an id"),
-            project: Some("9c1f-7".parse().expect("an id")),
-            name: Some("Alice's laptop".to_owned()),
-            max_sessions: Some(3),
-            creates_per_minute: Some(10),
-            roles: vec![Role::Operator, Role::Client],
-            expires_at_ms: Some(1_767_225_600_000),
-        };
-        assert_eq!(keys.find("a"), Some(&expected));
-        let other = keys.find("b").expect("known");
-        assert_eq!((&other.user, other.roles.as_slice()), (&user_of(&sha256("b")), &[Role::Operator][..]));
-        let development = ApiKeys::development("wc_dev");
-        assert_eq!(development.find("wc_dev").expect("known").roles, [Role::Client, Role::Operator]);
-    }
-
-    #[test]
-    fn what_cannot_be_a_key_is_named_by_its_place_and_field_and_never_by_its_value() {
-        let hash = hash("a");
-        let with = |field: &str, value: Value| json!([{"sha256": hash, field: value}]).to_string();
-        for (text, fault) in [
-            ("a, ".to_owned(), "API_KEYS[1] is empty"),
-            ("sha256:hunter2".to_owned(), "API_KEYS[0] begins with sha256: but 64 hexadecimal digits do not follow"),
-            ("{\"API_KEYS\": [hunter2]}".to_owned(), "API_KEYS is not valid JSON (line 1, column 15)"),
-            ("{}".to_owned(), "API_KEYS must be keys separated by commas"),
-            (json!({"API_KEYS": 7}).to_string(), "API_KEYS must be keys separated by commas"),
-            (json!({"API_KEYS": {"hunter2": 7}}).to_string(), "API_KEYS must be keys separated by commas"),
-            (json!(["a", 7]).to_string(), "API_KEYS[1] must be a key or a record"),
-            (json!(["a", ["hunter2"]]).to_string(), "API_KEYS[1] must be a key or a record"),
-            (json!(["a", {"userId": "b"}]).to_string(), "API_KEYS[1].sha256 must be given"),
-            (json!([{"sha256": "hunter2"}]).to_string(), "API_KEYS[0].sha256 must be the 64"),
-            (json!([{"sha256": 7}]).to_string(), "API_KEYS[0].sha256 must be the 64"),
-            (with("userId", json!("hunter2!")), "API_KEYS[0].userId must be"),
-            (with("userId", json!("")), "API_KEYS[0].userId must be"),
-            (with("projectId", json!("hunter2/..")), "API_KEYS[0].projectId must be"),
-            (with("name", json!("")), "API_KEYS[0].name must be"),
-            (with("name", json!("hunter2\n")), "API_KEYS[0].name must be"),
-            (with("name", json!("x".repeat(129))), "API_KEYS[0].name must be"),
-            (with("maxSessions", json!(0)), "API_KEYS[0].maxSessions must be a whole number from 1 to 10000000"),
-            (with("maxSessions", json!("hunter2")), "API_KEYS[0].maxSessions must be"),
-            (with("maxSessions", json!(1.5)), "API_KEYS[0].maxSessions must be"),
-            (with("createsPerMinute", json!(-1)), "API_KEYS[0].createsPerMinute must be"),
-            (with("roles", json!([])), "API_KEYS[0].roles must be a list of client, operator or both"),
-            (with("roles", json!(["client", "hunter2"])), "API_KEYS[0].roles must be"),
-            (with("roles", json!("client")), "API_KEYS[0].roles must be"),
-            (with("expiresAt", json!("tomorrow, hunter2")), "API_KEYS[0].expiresAt must be"),
-            (with("expiresAt", json!(1_767_225_600)), "API_KEYS[0].expiresAt must be"),
-            (with("maxSession", json!("hunter2")), "API_KEYS[0].maxSession is not a field of a record"),
-            (with("hunter2", json!(1)), "API_KEYS[0] has a field that a record does not have"),
-            (
-                json!([{"sha256": hash}, {"sha256": hash, "userId": "b"}]).to_string(),
-                "API_KEYS[1] is the same key as API_KEYS[0], but says otherwise of it",
-            ),
-        ] {
-            let found = faults(&text);
-            assert!(found.len() == 1 && found[0].starts_with(fault), "{text}: {found:?}");
-            assert!(!found[0].contains("hunter2"), "{found:?}");
-        }
-        let many = json!(["", {"sha256": "x", "roles": 1, "maxSessions": 0}, {}]).to_string();
-        assert_eq!(faults(&many).len(), 5, "all at once: {:?}", faults(&many));
-    }
-}
+mod tests;

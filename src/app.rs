@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::http::HeaderValue;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -14,6 +15,7 @@ use crate::config::Config;
 use crate::container::{ClaimPace, FleetListing, FleetPolicy};
 use crate::container_client::ContainerClient;
 use crate::fleet::Fleet;
+use crate::forwarded::TrustedProxies;
 use crate::hex;
 use crate::ids::{ConnectionId, ServerId, SessionId};
 use crate::known::Known;
@@ -50,6 +52,10 @@ pub struct Parts {
     pub limits: Limits,
     pub policy: FleetPolicy,
     pub addresses: Addresses,
+    /// Whose word for a client's address, scheme and host is taken.
+    pub trusted_proxies: TrustedProxies,
+    /// Whose pages may use the API.
+    pub cors_origins: Vec<HeaderValue>,
     /// How long a client may be parked until its session is ready, or has stored what it left.
     pub connect_wait: Duration,
     /// What a launched container is told beside its name.
@@ -109,16 +115,19 @@ impl App {
             Some(at) => Kept::read("API_KEYS_SECRET_ARN", config.secrets, secrets::api_keys(manager.clone(), at)),
             None => Kept::fixed("API_KEYS", config.api_keys),
         };
+        let (accept_signed, audience) = (config.accept_signed_tokens, config.token_audience);
         let tokens = match (config.jwe_secret_at, config.jwe_secret) {
             (Some(at), _) => {
-                let read = secrets::tokens(manager, at, config.accept_signed_tokens);
+                let read = secrets::tokens(manager, at, accept_signed, audience);
                 Kept::read("JWE_SECRET_ARN", config.secrets, read)
             }
-            (None, Some(secret)) => Kept::fixed("JWE_SECRET", Tokens::new(&[secret.0], config.accept_signed_tokens)?),
+            (None, Some(secret)) => {
+                Kept::fixed("JWE_SECRET", Tokens::new(&[secret.0], accept_signed)?.with_audience(audience))
+            }
             (None, None) => {
                 // One per Redis, so that a restart on the same Redis accepts the tokens it once gave out.
                 let secret = store.shared_value("dev-jwe-secret", &hex::random(32)).await?;
-                Kept::fixed("JWE_SECRET", Tokens::new(&[secret], config.accept_signed_tokens)?)
+                Kept::fixed("JWE_SECRET", Tokens::new(&[secret], accept_signed)?.with_audience(audience))
             }
         };
         let mut addresses = config.addresses;
@@ -141,6 +150,8 @@ impl App {
             limits: config.limits,
             policy: config.policy,
             addresses,
+            trusted_proxies: config.trusted_proxies,
+            cors_origins: config.cors_origins,
             connect_wait: config.connect_wait,
             warm_browsers: config.warm_browsers,
             heartbeat: config.heartbeat,

@@ -4,11 +4,11 @@ use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, StatusCode, request};
 
-use crate::api_keys::{ApiKey, Role};
+use crate::api_keys::{ApiKey, ProjectLimits, Role};
 use crate::app::App;
 use crate::clock::now_ms;
 use crate::error::ApiError;
-use crate::ids::{ContainerId, ProjectId, SessionId, UserId};
+use crate::ids::{ContainerId, ContextId, Owner, ProjectId, SessionId, UserId};
 use crate::secrets::Unavailable;
 use crate::store::Limits;
 use crate::tokens::{Subject, TokenError};
@@ -23,14 +23,25 @@ pub struct Caller {
     pub project: Option<ProjectId>,
     pub max_sessions: Option<u64>,
     pub creates_per_minute: Option<u64>,
+    pub project_limits: ProjectLimits,
 }
 
 impl Caller {
+    /// Whose sessions it opens.
+    pub fn owner(&self) -> Owner {
+        Owner::of(&self.user, self.project.as_ref())
+    }
+
     /// What holds for this client, where `general` holds for all.
     pub fn limits(&self, general: &Limits) -> Limits {
         Limits {
             max_per_user: self.max_sessions.unwrap_or(general.max_per_user),
             creates_per_minute: self.creates_per_minute.unwrap_or(general.creates_per_minute),
+            max_per_project: self.project_limits.max_sessions.unwrap_or(general.max_per_project),
+            project_creates_per_minute: self
+                .project_limits
+                .creates_per_minute
+                .unwrap_or(general.project_creates_per_minute),
             ..general.clone()
         }
     }
@@ -52,16 +63,17 @@ pub struct ContainerCaller {
     pub launched_for: Option<u32>,
 }
 
-/// A container that has only the token of its service, which is the same for all of them.
-#[derive(Debug, Clone, Copy)]
-pub struct ServiceCaller;
-
-/// A container that has claimed a session, and may store what that one leaves.
+/// Whoever may store what a session leaves.
 #[derive(Debug, Clone)]
 pub struct FilesCaller {
     pub session: SessionId,
-    pub user: UserId,
+    pub owner: Owner,
+    pub context: Option<ContextId>,
 }
+
+/// A container that has only the token of its service, which is the same for all of them.
+#[derive(Debug, Clone, Copy)]
+pub struct ServiceCaller;
 
 /// The token after `Bearer`.
 pub fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -164,9 +176,9 @@ impl FromRequestParts<App> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut request::Parts, app: &App) -> Result<Self, ApiError> {
-        let ApiKey { user, project, max_sessions, creates_per_minute, .. } =
+        let ApiKey { user, project, max_sessions, creates_per_minute, project_limits, .. } =
             authenticate(&parts.headers, app, Role::Client).await?;
-        Ok(Self { user, project, max_sessions, creates_per_minute })
+        Ok(Self { user, project, max_sessions, creates_per_minute, project_limits })
     }
 }
 
@@ -193,23 +205,23 @@ impl FromRequestParts<App> for ContainerCaller {
     }
 }
 
+impl FromRequestParts<App> for FilesCaller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut request::Parts, app: &App) -> Result<Self, ApiError> {
+        match token_of(parts, app, "send the session's files token as Authorization: Bearer").await? {
+            Subject::Files { session, owner, context } => Ok(Self { session, owner, context }),
+            _ => Err(TokenError::Invalid.into()),
+        }
+    }
+}
+
 impl FromRequestParts<App> for ServiceCaller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut request::Parts, app: &App) -> Result<Self, ApiError> {
         match token_of(parts, app, "send the service's token as Authorization: Bearer").await? {
             Subject::Service => Ok(ServiceCaller),
-            _ => Err(TokenError::Invalid.into()),
-        }
-    }
-}
-
-impl FromRequestParts<App> for FilesCaller {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut request::Parts, app: &App) -> Result<Self, ApiError> {
-        match token_of(parts, app, "send the session's files token as Authorization: Bearer").await? {
-            Subject::Files { session, user } => Ok(FilesCaller { session, user }),
             _ => Err(TokenError::Invalid.into()),
         }
     }

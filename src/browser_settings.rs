@@ -1,7 +1,14 @@
 //! `browserSettings`: what a client may ask of its browser. Checked when the session is created, so that
 //! a mistake is a clear 400 and not a browser that never starts; read again by the agent.
 
-use serde_json::{Map, Value};
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde_json::{Map, Value, json};
+
+use crate::protocol::PORT;
+
+use crate::ids::ContextId;
 
 /// Which build of the browser runs the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -22,6 +29,14 @@ pub struct Viewport {
 /// What a fresh window measures, in CSS pixels, when nothing else was asked for.
 pub const DEFAULT_VIEWPORT: Viewport = Viewport { width: 1280, height: 720 };
 
+/// Which cookies and storage a browser begins with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContextSetting {
+    pub id: ContextId,
+    /// Whether what becomes of them is kept when the session ends.
+    pub persist: bool,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BrowserSettings {
     pub browser: BrowserKind,
@@ -32,6 +47,9 @@ pub struct BrowserSettings {
     pub proxy_server: Option<String>,
     /// Hosts that are fetched directly all the same, as Chromium's `--proxy-bypass-list` takes them.
     pub proxy_bypass: Option<String>,
+    pub context: Option<ContextSetting>,
+    /// Whether an extension is named, which only the whole browser loads.
+    pub extension: bool,
     /// Settings nobody here knows: tolerated, and counted in a log line.
     pub unknown: Vec<String>,
 }
@@ -90,6 +108,65 @@ const MAX_VIEWPORT_PIXELS: u32 = 16_384;
 const MAX_VIEWPORT_AREA: u64 = 33_554_432;
 const MAX_ARGS: usize = 64;
 const MAX_TEXT: usize = 2_048;
+/// Control characters, in the brackets of a pattern.
+const CONTROL: &str = r"\u0000-\u001f\u007f-\u009f";
+
+/// As `parse` takes them, but for what no schema can say: how large a viewport is in all, and the values of switches.
+impl JsonSchema for BrowserSettings {
+    fn schema_name() -> Cow<'static, str> {
+        "BrowserSettings".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let side = json!({ "type": "integer", "minimum": 1, "maximum": MAX_VIEWPORT_PIXELS });
+        let special = |switch: &&str| matches!(*switch, "--window-size" | "--blink-settings");
+        let plain: Vec<&str> = ALLOWED_SWITCHES.into_iter().filter(|switch| !special(switch)).collect();
+        let setting = format!("({})(=[^,{CONTROL}]*)?", ALLOWED_BLINK_SETTINGS.join("|"));
+        let switches = [
+            format!("^({})(=[^{CONTROL}]*)?$", plain.join("|")),
+            format!("^--blink-settings={setting}(,{setting})*$"),
+            "^--window-size=[1-9][0-9]{0,4},[1-9][0-9]{0,4}$".to_owned(),
+        ];
+        let switches = switches.map(|pattern| json!({ "pattern": pattern }));
+        json_schema!({
+            "type": "object",
+            "description": "Settings nobody here knows are tolerated. At most 65536 bytes of JSON.",
+            "properties": {
+                "browser": { "enum": ["headless-shell", "chromium", null], "default": "headless-shell" },
+                "viewport": {
+                    "type": ["object", "null"],
+                    "description": format!("In CSS pixels; at most {MAX_VIEWPORT_AREA} in all."),
+                    "required": ["width", "height"],
+                    "properties": { "width": side, "height": side },
+                },
+                "args": {
+                    "type": ["array", "null"],
+                    "description": "Command-line switches of Chromium, those that are allowed.",
+                    "maxItems": MAX_ARGS,
+                    "items": { "type": "string", "maxLength": MAX_TEXT, "anyOf": switches },
+                },
+                "proxy": {
+                    "type": ["object", "null"],
+                    "description": "A proxy that needs no credentials, for all that the browser fetches.",
+                    "required": ["server"],
+                    "properties": {
+                        "server": proxy_server_schema(),
+                        "bypass": { "type": ["string", "null"], "maxLength": MAX_TEXT, "pattern": format!("^[^{CONTROL}]*$"), "description": "Hosts that are fetched directly, separated by commas." },
+                    },
+                },
+            },
+        })
+    }
+}
+
+pub fn proxy_server_schema() -> Value {
+    json!({
+        "type": "string",
+        "maxLength": MAX_TEXT,
+        "pattern": format!(r"^((http|https|socks4|socks5)://)?[A-Za-z0-9._\[\]:-]+:{PORT}$"),
+        "examples": ["http://10.0.0.7:3128"],
+    })
+}
 
 impl BrowserSettings {
     /// Reads the object a client sent. Values the API answers with (`cdpUrl`, `token`) are left alone.
@@ -102,11 +179,21 @@ impl BrowserSettings {
                 "browser" => parsed.browser = browser(value)?,
                 "viewport" => parsed.viewport = Some(viewport(value)?),
                 "args" => (parsed.args, window) = args(value)?,
+                "context" => parsed.context = Some(context(value)?),
+                "extensionId" => parsed.extension = extension(value)?,
                 "proxy" => (parsed.proxy_server, parsed.proxy_bypass) = proxy(value)?,
                 _ => parsed.unknown.push(name.clone()),
             }
         }
         parsed.viewport = parsed.viewport.or(window);
+        if parsed.extension {
+            if settings.get("browser").is_some_and(|value| !value.is_null())
+                && parsed.browser == BrowserKind::HeadlessShell
+            {
+                return invalid("browser", "must be \"chromium\" where there is an extension");
+            }
+            parsed.browser = BrowserKind::Chromium;
+        }
         Ok(parsed)
     }
 
@@ -116,6 +203,7 @@ impl BrowserSettings {
             && self.viewport.is_none_or(|viewport| viewport == DEFAULT_VIEWPORT)
             && self.args.is_empty()
             && self.proxy_server.is_none()
+            && self.context.is_none()
     }
 }
 
@@ -129,6 +217,27 @@ fn browser(value: &Value) -> Result<BrowserKind, InvalidSetting> {
         Some("headless-shell") => Ok(BrowserKind::HeadlessShell),
         Some("chromium") => Ok(BrowserKind::Chromium),
         _ => invalid("browser", "must be \"headless-shell\" or \"chromium\""),
+    }
+}
+
+fn context(value: &Value) -> Result<ContextSetting, InvalidSetting> {
+    let Some(object) = value.as_object() else {
+        return invalid("context", "must be an object with id");
+    };
+    let Some(id) = object.get("id").and_then(Value::as_str).and_then(|id| id.parse().ok()) else {
+        return invalid("context.id", "must be the id of a context");
+    };
+    match object.get("persist") {
+        None | Some(Value::Null) => Ok(ContextSetting { id, persist: false }),
+        Some(Value::Bool(persist)) => Ok(ContextSetting { id, persist: *persist }),
+        Some(_) => invalid("context.persist", "must be true or false"),
+    }
+}
+
+fn extension(value: &Value) -> Result<bool, InvalidSetting> {
+    match value.as_str() {
+        Some(id) => Ok(!id.is_empty()),
+        None => invalid("extensionId", "must be the id of an extension"),
     }
 }
 
@@ -265,8 +374,17 @@ mod tests {
         assert_eq!(settings.proxy_server.as_deref(), Some("socks5://10.0.0.1:1080"));
         assert_eq!(settings.unknown, ["blockAds", "fingerprint"]);
         assert!(!settings.fits_a_warm_browser());
+        let context = parse(json!({"context": {"id": "ctx_1", "persist": true}})).expect("valid");
+        assert_eq!(context.context, Some(ContextSetting { id: "ctx_1".parse().expect("an id"), persist: true }));
+        assert!(!context.fits_a_warm_browser());
         let window = parse(json!({"args": ["--window-size=800,600"]})).expect("valid");
         assert_eq!((window.viewport, window.args), (Some(Viewport { width: 800, height: 600 }), vec![]));
+        let extension = parse(json!({"extensionId": "ext_1"})).expect("valid");
+        assert_eq!((extension.browser, extension.fits_a_warm_browser()), (BrowserKind::Chromium, false));
+        assert!(
+            parse(json!({"extensionId": ""})).expect("valid").fits_a_warm_browser(),
+            "none, as older clients say it"
+        );
         assert!(parse(json!({"viewport": {"width": 1280, "height": 720}})).expect("valid").fits_a_warm_browser());
     }
 
@@ -278,6 +396,10 @@ mod tests {
             (json!({"viewport": {"width": 0, "height": 1}}), "browserSettings.viewport.width"),
             (json!({"viewport": {"width": 10, "height": 1.5}}), "browserSettings.viewport.height"),
             (json!({"viewport": {"width": 10, "height": 1e9}}), "browserSettings.viewport.height"),
+            (json!({"context": "ctx_1"}), "browserSettings.context"),
+            (json!({"context": {}}), "browserSettings.context.id"),
+            (json!({"context": {"id": "../ctx_1"}}), "browserSettings.context.id"),
+            (json!({"context": {"id": "ctx_1", "persist": "yes"}}), "browserSettings.context.persist"),
             (json!({"args": "--lang=de"}), "browserSettings.args"),
             (json!({"args": ["--lang=de", "--remote-debugging-port=1"]}), "browserSettings.args[1]"),
             (json!({"args": ["--user-data-dir=/"]}), "browserSettings.args[0]"),
@@ -294,6 +416,8 @@ mod tests {
             ),
             (json!({"args": ["--blink-settings"]}), "browserSettings.args[0]"),
             (json!({"args": ["--window-size=0,99999"]}), "browserSettings.args[0]"),
+            (json!({"extensionId": 1}), "browserSettings.extensionId"),
+            (json!({"extensionId": "ext_1", "browser": "headless-shell"}), "browserSettings.browser"),
             (json!({"proxy": {"server": "example.com"}}), "browserSettings.proxy.server"),
             (json!({"proxy": {"server": "http://a:1,direct://"}}), "browserSettings.proxy.server"),
             (json!({"proxy": {"server": "file://etc:1"}}), "browserSettings.proxy.server"),

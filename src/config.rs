@@ -15,9 +15,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use axum::http::HeaderValue;
+
 use crate::addresses::Addresses;
 use crate::api_keys::{ApiKeys, KeyFaults};
 use crate::container::{ClaimPace, FleetPolicy};
+use crate::forwarded::TrustedProxies;
+use crate::ids::Audience;
 use crate::protocol::{MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT, MISSED_HEARTBEATS};
 use crate::secrets::Timing;
 use crate::storage::StorageAt;
@@ -70,8 +74,13 @@ pub struct Config {
     /// How long, and how often, what was read from secrets is made use of.
     pub secrets: Timing,
     pub accept_signed_tokens: bool,
+    /// Which deployment tokens are for, if several have one secret.
+    pub token_audience: Option<Audience>,
     /// `api_endpoint` is empty if this process itself is meant.
     pub addresses: Addresses,
+    pub trusted_proxies: TrustedProxies,
+    /// As browsers write them.
+    pub cors_origins: Vec<HeaderValue>,
     /// For tests: how late the local WebSocket API may begin to handle a message, so that messages overtake each
     /// other as they do in AWS.
     pub emulator_delay: Duration,
@@ -132,6 +141,13 @@ impl Config {
     pub fn deployment(&self) -> [&str; 3] {
         let redis = self.redis_endpoint.as_ref().map_or("", |url| without_credentials(&url.0));
         [redis, &self.key_prefix, &self.addresses.api_endpoint]
+    }
+
+    /// Which deployment tokens are for, for one who only mints them.
+    pub fn token_audience(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Option<Audience>, Faults> {
+        let mut env = Reader { lookup, faults: Vec::new() };
+        let audience = env.audience();
+        if env.faults.is_empty() { Ok(audience) } else { Err(Faults(env.faults)) }
     }
 
     pub fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, Faults> {
@@ -216,6 +232,12 @@ impl Config {
             required(&mut env, "CDP_ENDPOINT, ALB_DNS_NAME, WEBSOCKET_API_ID or PUBLIC_URL");
         }
 
+        let trusted_proxies = env.text("TRUSTED_PROXIES").map_or(Ok(TrustedProxies::default()), |text| text.parse());
+        let trusted_proxies = trusted_proxies.unwrap_or_else(|fault| {
+            env.fault("TRUSTED_PROXIES", fault);
+            TrustedProxies::default()
+        });
+
         let ecs = env.ecs();
         // A task's image takes most of a minute to arrive; a child process is there at once.
         let start_wait = if env.text("ECS_CLUSTER_ARN").is_some() { 120.0 } else { 30.0 };
@@ -237,6 +259,8 @@ impl Config {
             max_pending: env.number("MAX_PENDING_SESSIONS", 1_000, 1..=10_000_000),
             max_per_user: env.number("MAX_SESSIONS_PER_USER", 0, 0..=10_000_000),
             creates_per_minute: env.number("CREATES_PER_MINUTE", 0, 0..=1_000_000),
+            max_per_project: 0,
+            project_creates_per_minute: 0,
             queue_wait_ms: ms(env.seconds("QUEUE_TIMEOUT_SECONDS", 300.0, 86_400.0)),
             browser_wait_ms: ms(env.seconds("BROWSER_TIMEOUT_SECONDS", 60.0, 3_600.0)),
             connect_wait_ms: ms(env.seconds("NEVER_CONNECTED_SECONDS", 300.0, 86_400.0)),
@@ -256,7 +280,10 @@ impl Config {
             jwe_secret_at,
             secrets: Timing::of(Duration::from_secs(env.number("SECRETS_MAX_AGE_SECONDS", 300, 1..=86_400))),
             accept_signed_tokens: env.flag("ACCEPT_SIGNED_TOKENS"),
+            token_audience: env.audience(),
             addresses,
+            trusted_proxies,
+            cors_origins: env.origins("CORS_ORIGINS"),
             emulator_delay: env.seconds("EMULATOR_DELAY_SECONDS", 0.0, 60.0),
             emulator_lose_disconnect: env.flag("EMULATOR_LOSE_DISCONNECT"),
             limits,
@@ -278,6 +305,17 @@ impl Config {
                 .collect(),
         };
         if env.faults.is_empty() { Ok(config) } else { Err(Faults(env.faults)) }
+    }
+}
+
+impl Reader<'_> {
+    fn audience(&mut self) -> Option<Audience> {
+        let audience = self.text("TOKEN_AUDIENCE")?.parse().ok();
+        if audience.is_none() {
+            let form = "must be at most 64 letters, digits, _, . and -, and begin with a letter or digit";
+            self.fault("TOKEN_AUDIENCE", form);
+        }
+        audience
     }
 }
 

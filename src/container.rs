@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -48,6 +49,8 @@ pub struct FleetSnapshot {
     /// Sessions the containers that take work could hold in all, and those they hold.
     pub slots: u64,
     pub used: u64,
+    /// Whether what was counted was not what there is, as after somebody has changed something by hand. It is put right.
+    pub mended: bool,
     pub containers: Vec<Container>,
     /// Containers that were reserved, and when each must have come.
     pub starting: Vec<(ContainerId, u64)>,
@@ -89,7 +92,7 @@ pub enum StartedBy {
 }
 
 /// Something a fleet runs, or is about to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FleetTask {
     /// What it was told to be, or, of a service's, what its reservation is called.

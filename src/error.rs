@@ -9,9 +9,12 @@ use axum::Json;
 use axum::http::header::{HeaderName, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::store::StoreError;
+#[cfg(feature = "agent")]
+use crate::upgrade::NotAnUpgrade;
 
 /// A refusal or a failure on its way to the client. The cause stays here, and is logged once.
 #[derive(Debug, Clone)]
@@ -24,6 +27,25 @@ pub struct ApiError {
     /// The answer will be the same: clients of the Browserbase API would repeat every 409 and 5xx.
     final_answer: bool,
     cause: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+/// The body of every refusal.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "Error")]
+pub struct ErrorBody<'a> {
+    /// That of the answer.
+    #[schemars(range(min = 400, max = 599))]
+    status_code: u16,
+    /// What HTTP calls the status: `Not Found`.
+    error: &'a str,
+    /// Stable, for programs: `session_not_found`.
+    #[schemars(regex(pattern = "^[a-z_]+$"))]
+    code: &'a str,
+    /// For people. Where a field is wrong it begins with its name.
+    message: &'a str,
+    /// Under which the request stands in the log.
+    request_id: &'a str,
 }
 
 /// How long a client should wait when the reason is a dependency that is away.
@@ -64,9 +86,19 @@ impl ApiError {
         Self::not_found("session_not_found", "no such session")
     }
 
+    /// 404, for a context that does not exist and for one that belongs to somebody else.
+    pub fn context_not_found() -> Self {
+        Self::not_found("context_not_found", "no such context")
+    }
+
     /// 404, for an extension that does not exist and for one that belongs to somebody else.
     pub fn extension_not_found() -> Self {
         Self::not_found("extension_not_found", "no such extension")
+    }
+
+    /// 404, likewise.
+    pub fn project_not_found() -> Self {
+        Self::not_found("project_not_found", "no such project")
     }
 
     /// 410, for a gateway's connection that has ended and for one that the caller may not know of.
@@ -97,13 +129,13 @@ impl ApiError {
 
     /// The answer, with the id under which the request stands in the log.
     pub fn render(&self, request_id: &str) -> Response {
-        let body = json!({
-            "statusCode": self.status.as_u16(),
-            "error": self.status.canonical_reason().unwrap_or("Error"),
-            "code": self.code,
-            "message": self.message,
-            "requestId": request_id,
-        });
+        let body = ErrorBody {
+            status_code: self.status.as_u16(),
+            error: self.status.canonical_reason().unwrap_or("Error"),
+            code: self.code,
+            message: &self.message,
+            request_id,
+        };
         let mut response = (self.status, Json(body)).into_response();
         if let Some(ms) = self.retry_after_ms {
             let headers = response.headers_mut();
@@ -138,6 +170,14 @@ impl From<StoreError> for ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message)
             .retry_after_ms(DEPENDENCY_RETRY_MS)
             .caused_by(error)
+    }
+}
+
+/// Whoever asked for something else than the socket that is there.
+#[cfg(feature = "agent")]
+impl IntoResponse for NotAnUpgrade {
+    fn into_response(self) -> Response {
+        (self.headers(), ApiError::new(self.status(), "not_a_websocket", self.to_string())).into_response()
     }
 }
 

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ArchiveHash, ExtensionId, ProjectId, UserId};
+use crate::ids::{ArchiveHash, ExtensionId, Owner};
 use crate::storage::{Kind, ObjectName, Storage, StorageError};
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
@@ -24,24 +24,21 @@ pub struct Extension {
     pub file_name: String,
     pub archive: ArchiveHash,
     pub created_at_ms: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub project: Option<ProjectId>,
 }
 
 /// Where an archive is.
-pub fn archive(owner: &UserId, hash: &ArchiveHash) -> ObjectName {
+pub fn archive(owner: &Owner, hash: &ArchiveHash) -> ObjectName {
     ObjectName::new(Kind::Extensions, owner, &format!("{hash}.zip"))
 }
 
-fn record(owner: &UserId, id: &ExtensionId) -> ObjectName {
+fn record(owner: &Owner, id: &ExtensionId) -> ObjectName {
     ObjectName::new(Kind::Extensions, owner, &format!("{id}.json"))
 }
 
 /// Keeps an archive that was looked at (`crate::archive`).
 pub async fn add(
     storage: &Storage,
-    owner: &UserId,
-    project: Option<ProjectId>,
+    owner: &Owner,
     file_name: String,
     content: Bytes,
     now_ms: u64,
@@ -51,7 +48,7 @@ pub async fn add(
     if storage.written_ms(&name).await?.is_none_or(|at_ms| at_ms + WRITTEN_AGAIN_MS <= now_ms) {
         storage.put(&name, content).await?;
     }
-    let extension = Extension { id: ExtensionId::random(), file_name, archive: hash, created_at_ms: now_ms, project };
+    let extension = Extension { id: ExtensionId::random(), file_name, archive: hash, created_at_ms: now_ms };
     let json = serde_json::to_vec(&extension).expect("a record is JSON");
     storage.put(&record(owner, &extension.id), json.into()).await?;
     Ok(extension)
@@ -60,7 +57,7 @@ pub async fn add(
 /// `None`: there is no such extension, as far as its owner may know.
 pub async fn find(
     storage: &Storage,
-    owner: &UserId,
+    owner: &Owner,
     id: &ExtensionId,
     now_ms: u64,
 ) -> Result<Option<Extension>, StorageError> {
@@ -70,9 +67,14 @@ pub async fn find(
     Ok(found.filter(|extension| extension.created_at_ms + GOOD_FOR_MS > now_ms))
 }
 
+/// Removes what is old from a directory.
+pub async fn forget_old(storage: &Storage, now_ms: u64) -> Result<(), StorageError> {
+    storage.forget(Kind::Extensions, now_ms.saturating_sub(KEPT_MS)).await
+}
+
 /// Forgets it. Its archive may be another's, too, and a session's that has not begun: it goes when it is old. False:
 /// there was none.
-pub async fn remove(storage: &Storage, owner: &UserId, id: &ExtensionId, now_ms: u64) -> Result<bool, StorageError> {
+pub async fn remove(storage: &Storage, owner: &Owner, id: &ExtensionId, now_ms: u64) -> Result<bool, StorageError> {
     if find(storage, owner, id, now_ms).await?.is_none() {
         return Ok(false);
     }

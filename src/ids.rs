@@ -1,10 +1,12 @@
 //! Identifiers: one newtype each, so that a session's id can never be handed where a container's is
 //! wanted, and a strict parser, so that nothing unchecked reaches a Redis key, a path or a log line.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
 use aws_lc_rs::{digest, rand};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::hex;
@@ -45,7 +47,7 @@ fn is_base64ish(text: &str) -> bool {
 }
 
 macro_rules! id {
-    ($(#[$doc:meta])* $name:ident, $kind:literal, $valid:expr) => {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $pattern:literal, $valid:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -82,6 +84,20 @@ macro_rules! id {
             }
         }
 
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": "string", "pattern": $pattern })
+            }
+        }
+
         impl From<$name> for String {
             fn from(id: $name) -> String {
                 id.0
@@ -92,37 +108,100 @@ macro_rules! id {
 
 id!(
     /// One browser session: `ses_` and 26 characters.
-    SessionId, "session", |text| text.len() > 4 && text.starts_with("ses_") && is_plain(text, 64)
+    SessionId, "session", "^ses_[A-Za-z0-9_.-]{1,60}$", |text| text.len() > 4 && text.starts_with("ses_") && is_plain(text, 64)
 );
 id!(
     /// One browser container, whoever started it. Ours are `ctr_` and 26 characters; a container that
     /// somebody starts by hand may have any plain name of at most 64 characters.
-    ContainerId, "container", |text| is_plain(text, 64)
+    ContainerId, "container", "^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", |text| is_plain(text, 64)
 );
 id!(
-    /// The owner of sessions: as the record of the API key says, or else derived from a hash of the key.
-    UserId, "user", |text| is_plain(text, 64)
+    /// Who creates sessions: as the record of the API key says, or else derived from a hash of the key.
+    UserId, "user", "^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", |text| is_plain(text, 64)
 );
 id!(
-    /// What an API key belongs to, beside its user.
-    ProjectId, "project", |text| is_plain(text, 64)
+    /// What several API keys, of one user or of many, may have in common: sessions, and limits.
+    ProjectId, "project", "^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", |text| is_plain(text, 64)
+);
+id!(
+    /// What outlives a browser of its cookies and storage, to be had again by another.
+    ContextId, "context", "^ctx_[A-Za-z0-9_.-]{1,60}$", |text| text.len() > 4 && text.starts_with("ctx_") && is_plain(text, 64)
 );
 id!(
     /// One client socket on a session, whatever carries it.
-    ConnectionId, "connection", is_base64ish
+    ConnectionId, "connection", "^[A-Za-z0-9_=+/-]{1,128}$", is_base64ish
 );
 id!(
     /// One process that carries client sockets. Its connections die with it.
-    ServerId, "server", |text| text.len() > 4 && text.starts_with("srv_") && is_plain(text, 64)
+    ServerId, "server", "^srv_[A-Za-z0-9_.-]{1,60}$", |text| text.len() > 4 && text.starts_with("srv_") && is_plain(text, 64)
 );
 id!(
     /// An extension that somebody uploaded: `ext_` and 26 characters.
-    ExtensionId, "extension", |text| text.len() > 4 && text.starts_with("ext_") && is_plain(text, 64)
+    ExtensionId, "extension", "^ext_[A-Za-z0-9_.-]{1,60}$", |text| text.len() > 4 && text.starts_with("ext_") && is_plain(text, 64)
 );
 id!(
     /// What is in an archive: its SHA-256, in lower-case hexadecimal digits.
-    ArchiveHash, "archive", |text| text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    ArchiveHash, "archive", "^[0-9a-f]{64}$", |text| text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 );
+
+id!(
+    /// Which deployment a token is for.
+    Audience, "audience", "^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", |text| is_plain(text, 64)
+);
+
+/// Whose a session is: its project's, or without one its user's. All keys of a project share its sessions, whoever has
+/// them, and nobody else sees them: not even a key of the same user that is of another project, or of none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    Project(ProjectId),
+    User(UserId),
+}
+
+impl Owner {
+    pub fn of(user: &UserId, project: Option<&ProjectId>) -> Self {
+        project.map_or_else(|| Self::User(user.clone()), |project| Self::Project(project.clone()))
+    }
+
+    /// Its name, which says nothing of what it is.
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Project(project) => project.as_str(),
+            Self::User(user) => user.as_str(),
+        }
+    }
+}
+
+/// As the store names it.
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if matches!(self, Self::Project(_)) { "project" } else { "user" };
+        write!(f, "{kind}:{}", self.id())
+    }
+}
+
+impl FromStr for Owner {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        match text.split_once(':') {
+            Some(("project", id)) => id.parse().map(Self::Project),
+            Some(("user", id)) => id.parse().map(Self::User),
+            _ => Err(InvalidId { kind: "owner" }),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Owner {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl Serialize for Owner {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
 
 /// Of a container that a service of ECS runs: its task's id follows.
 const TASK_PREFIX: &str = "task-";
@@ -149,6 +228,12 @@ impl SessionId {
 impl ContainerId {
     pub fn random() -> Self {
         Self(format!("ctr_{}", random_suffix()))
+    }
+}
+
+impl ContextId {
+    pub fn random() -> Self {
+        Self(format!("ctx_{}", random_suffix()))
     }
 }
 
@@ -193,6 +278,28 @@ mod tests {
         assert_eq!(id.as_str().parse::<SessionId>().as_ref(), Ok(&id));
         assert_eq!(id.as_str().len(), 30);
         assert_ne!(id, SessionId::random());
+    }
+
+    fn agree<T: JsonSchema + FromStr>(text: &str) {
+        let schema = SchemaGenerator::default().into_root_schema_for::<T>();
+        let told = jsonschema::is_valid(schema.as_value(), &text.into());
+        assert_eq!(told, text.parse::<T>().is_ok(), "{} {text:?}", T::schema_name());
+    }
+
+    #[test]
+    fn what_is_described_as_an_id_is_one_and_nothing_else_is() {
+        let longest = "a".repeat(128);
+        for text in
+            ["", "a", "ses_", "ses_a", "srv_", "srv_a.b-c_", ".a", "-a", "_a", "a/b", "a=+", "a\n", "ses_é", "\n"]
+        {
+            for text in [text, &format!("{text}{}", &longest[..60]), &format!("{text}{}", &longest[..64]), &longest] {
+                agree::<SessionId>(text);
+                agree::<ContainerId>(text);
+                agree::<UserId>(text);
+                agree::<ConnectionId>(text);
+                agree::<ServerId>(text);
+            }
+        }
     }
 
     #[test]

@@ -8,13 +8,14 @@
 //! - **The doors**: `main`, [`server`] (the native home), [`native`] (HTTP/1.1 on a port), [`lambda`] (the Lambda
 //!   home), [`routes`], [`ws`], [`auth`], [`error`], [`telemetry`], [`agent`], the browser container, and
 //!   [`new_key`], which makes API keys.
-//! - **Behaviour**: [`lifecycle`] (what happens to sessions and containers), [`scaling`] (how many containers),
-//!   [`extension`] (what users upload for their browsers).
+//! - **Behaviour**: [`lifecycle`] (what happens to sessions and containers), [`contexts`] (what outlives a
+//!   browser), [`extension`] (what users upload for their browsers), [`scaling`] (how many containers).
 //! - **Seams**: [`app`] holds them together; [`store`] (Redis), [`storage`] (files), [`fleet`] (what runs containers), [`push`] (clients
 //!   whose sockets a gateway holds), [`container_client`] (their containers), [`secrets`] (Secrets Manager),
 //!   [`upgrade`] and [`splice`] (sockets), [`metrics`] (what was counted).
 //! - **Types**: [`ids`], [`session`], [`container`], [`protocol`], [`browser_settings`], [`tokens`],
-//!   [`api_keys`], [`addresses`], [`archive`] (of an extension), [`config`], [`clock`], [`causes`].
+//!   [`api_keys`], [`addresses`], [`forwarded`] (proxies in front of us), [`archive`] (of an extension), [`config`],
+//!   [`clock`], [`causes`], [`whole`].
 
 pub mod addresses;
 #[cfg(feature = "agent")]
@@ -31,9 +32,11 @@ pub mod clock;
 pub mod config;
 pub mod container;
 pub mod container_client;
+pub mod contexts;
 pub mod error;
 pub mod extension;
 pub mod fleet;
+pub mod forwarded;
 pub mod hex;
 pub mod ids;
 pub mod known;
@@ -64,4 +67,5 @@ pub mod telemetry;
 pub mod tokens;
 #[cfg(feature = "agent")]
 pub mod upgrade;
+pub mod whole;
 pub mod ws;

@@ -10,9 +10,10 @@ use crate::app::App;
 use crate::causes::Causes;
 use crate::clock::now_ms;
 use crate::container::LaunchSpec;
+use crate::extension;
 use crate::fleet::{FailureKind, FleetError};
 use crate::hex;
-use crate::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
+use crate::ids::{ConnectionId, ContainerId, Owner, ServerId, SessionId};
 use crate::protocol::{ClaimRequest, ContainerPhase, EndedRequest, MAX_SESSIONS_LIMIT, ReadyRequest};
 use crate::push::Pushed;
 use crate::secrets::Unavailable;
@@ -33,7 +34,7 @@ pub const FILES_KEPT_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
 /// How many sessions or connections one script works on.
 const BATCH: u64 = 200;
 
-/// Writes a session within `limits`, which may be its user's own, and starts a container if slots are short. Never
+/// Writes a session within `limits`, which may be its user's or project's own, and starts a container if slots are short. Never
 /// waits for a browser.
 pub async fn create(
     app: &App,
@@ -68,7 +69,7 @@ struct Doubt<'a>(&'a App, Option<Unanswered>);
 
 impl<'a> Doubt<'a> {
     fn of(app: &'a App, new: &NewSession, idempotency: Option<&Idempotency>, container: &ContainerId) -> Self {
-        let unwanted = idempotency.is_none().then(|| (new.id.clone(), new.user_id.clone()));
+        let unwanted = idempotency.is_none().then(|| (new.id.clone(), new.owner()));
         Self(app, Some(Unanswered { container: container.clone(), unwanted }))
     }
 
@@ -99,8 +100,9 @@ fn doubt(app: &App, unanswered: impl IntoIterator<Item = Unanswered>) {
     list.extend(unanswered.into_iter().take(room));
 }
 
-/// Removes what sessions have left long ago.
+/// Removes what sessions have left long ago, and extensions that were uploaded long ago.
 pub async fn forget_files(app: &App, now_ms: u64) -> Result<(), StorageError> {
+    extension::forget_old(&app.storage, now_ms).await?;
     for kind in [Kind::Downloads, Kind::Logs] {
         app.storage.forget(kind, now_ms.saturating_sub(FILES_KEPT_MS)).await?;
     }
@@ -276,13 +278,13 @@ pub async fn ended(
 }
 
 /// A session, for its owner. `None`: there is no such session, as far as they may know.
-pub async fn find(app: &App, id: &SessionId, owner: &UserId) -> Result<Option<Session>, StoreError> {
+pub async fn find(app: &App, id: &SessionId, owner: &Owner) -> Result<Option<Session>, StoreError> {
     let found = app.store.get(id).await?;
-    Ok(found.map(|(session, _)| session).filter(|session| session.user_id == *owner))
+    Ok(found.map(|(session, _)| session).filter(|session| session.owner() == *owner))
 }
 
 /// Ends a session at its owner's word, however often it is said. `None`: there is no such session.
-pub async fn release(app: &App, id: &SessionId, owner: &UserId) -> Result<Option<Session>, StoreError> {
+pub async fn release(app: &App, id: &SessionId, owner: &Owner) -> Result<Option<Session>, StoreError> {
     match app.store.end(id, EndedBy::Owner(owner), EndReason::Released, &app.limits, now_ms()).await? {
         Ended::Now(session) => {
             note_end(app, &session.id, EndReason::Released);

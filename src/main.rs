@@ -15,8 +15,8 @@ wallcrawler: fresh Chromium sessions for browser agents
 
   wallcrawler                     serve the API and the CDP proxy; on Lambda, the API
   wallcrawler container           run browsers for a server (CONTAINER_ID, CONTAINER_TOKEN, API_ENDPOINT)
-  wallcrawler token container ID  mint the token of a container that is started by hand (JWE_SECRET)
-  wallcrawler token service       mint the token of all containers that a service of ECS runs (JWE_SECRET)";
+  wallcrawler token container ID  mint the token of a container that is started by hand (JWE_SECRET, TOKEN_AUDIENCE)
+  wallcrawler token service       mint the token of all containers that a service of ECS runs (the same)";
 const NOTES: &str = "  wallcrawler help | --version
 
 Everything is configured by environment variables: see README.md. The build for Lambda serves only there.";
@@ -165,7 +165,7 @@ fn keys(words: &[&str]) -> Result<(), KeysError> {
     if words.first() == Some(&"hash") && input.is_terminal() {
         eprintln!("The key, then Enter and Ctrl-D:");
     }
-    println!("{}", new_key::keys(words, input)?);
+    println!("{}", new_key::keys(words, input, now_ms())?);
     if words.first() == Some(&"new") {
         eprintln!(
             "The key is shown this once. What follows it goes into API_KEYS, or into the secret of API_KEYS_SECRET_ARN."
@@ -179,7 +179,8 @@ fn token(subject: &Subject, good_for_ms: u64) -> anyhow::Result<()> {
         "JWE_SECRET must be set, to what the server has, itself or in JWE_SECRET_ARN: the token is made from it",
     )?;
     // Without blanks around it, as the server reads it.
-    let tokens = Tokens::new(&[secret.trim()], false).context("JWE_SECRET")?;
+    let audience = config::Config::token_audience(&config::env)?;
+    let tokens = Tokens::new(&[secret.trim()], false).context("JWE_SECRET")?.with_audience(audience);
     let now_ms = now_ms();
     println!("{}", tokens.mint(subject, now_ms, now_ms + good_for_ms));
     Ok(())

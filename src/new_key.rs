@@ -5,9 +5,11 @@
 
 use std::io::Read;
 
-use crate::api_keys::{self, Role};
+use serde::Deserialize as _;
+use serde_json::{Map, Value, json};
+
+use crate::api_keys::{self, KeyFaults, Role};
 use crate::hex;
-use crate::ids::UserId;
 
 /// So that people, and programs that look for secrets in the wrong places, see what it is.
 const PREFIX: &str = "wc_";
@@ -17,86 +19,103 @@ const MAX_KEY: u64 = 1_024;
 pub const USAGE: &str =
     "  wallcrawler keys new            make an API key; prints the key, and the record that API_KEYS takes for it
   wallcrawler keys hash           print the record of a key that is read from standard input
-      [--name NAME]               what people call the key
-      [--user ID]                 whose sessions it opens, if the user has other keys
-      [--operator]                for an operator, who sees how the fleet does, instead of a client";
+      --name NAME                 what people call the key
+      --user ID                   who creates sessions with it, if the user has other keys
+      --project ID                whose the sessions are, if not the user's
+      --role ROLE                 client (sessions; the default) or operator (how the fleet does); both, if given twice
+      --operator                  the same as --role operator
+      --max-sessions N            how many sessions its user may have
+      --creates-per-minute N      how many its user may create in a minute
+      --project-max-sessions N    the same of all that the project's keys create together
+      --project-creates-per-minute N
+      --expires TIME              from when on it is refused, as in 2026-12-31T23:59:59Z";
+
+/// The options that have a value, and the fields of a record that they fill.
+const OPTIONS: [(&str, &str); 9] = [
+    ("--name", "name"),
+    ("--user", "userId"),
+    ("--project", "projectId"),
+    ("--role", "roles"),
+    ("--max-sessions", "maxSessions"),
+    ("--creates-per-minute", "createsPerMinute"),
+    ("--project-max-sessions", "projectMaxSessions"),
+    ("--project-creates-per-minute", "projectCreatesPerMinute"),
+    ("--expires", "expiresAt"),
+];
 
 /// Why there is no record.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
     #[error("{0}")]
-    Usage(&'static str),
+    Usage(String),
     #[error("the key on standard input {0}")]
     Key(&'static str),
     #[error("standard input cannot be read")]
     Input(#[source] std::io::Error),
 }
 
+fn usage<T>(problem: impl Into<String>) -> Result<T, KeysError> {
+    Err(KeysError::Usage(problem.into()))
+}
+
 /// What `wallcrawler keys` with these words has to say.
-pub fn keys(words: &[&str], input: impl Read) -> Result<String, KeysError> {
-    let (key, options) = match words {
-        ["new", options @ ..] => (None, options),
-        ["hash", options @ ..] => (Some(input), options),
-        _ => return Err(KeysError::Usage("keys must be followed by new or hash")),
+pub fn keys(words: &[&str], input: impl Read, now_ms: u64) -> Result<String, KeysError> {
+    let (is_new, options) = match words {
+        ["new", options @ ..] => (true, options),
+        ["hash", options @ ..] => (false, options),
+        _ => return usage("keys must be followed by new or hash"),
     };
-    let options = Options::read(options)?;
-    match key {
-        None => {
-            let key = format!("{PREFIX}{}", hex::random(32));
-            Ok(format!("{key}\n{}", options.record(&key)))
-        }
-        Some(input) => Ok(options.record(&read_key(input)?)),
+    let says = read_options(options, now_ms)?;
+    let record = |key: &str| Value::from(api_keys::record_of(key, &says));
+    if is_new {
+        let key = format!("{PREFIX}{}", hex::random(32));
+        return Ok(format!("{key}\n{}", record(&key)));
     }
+    Ok(record(&read_key(input)?).to_string())
 }
 
-#[derive(Default)]
-struct Options {
-    name: Option<String>,
-    user: Option<UserId>,
-    operator: bool,
-}
-
-impl Options {
-    fn read(words: &[&str]) -> Result<Self, KeysError> {
-        let mut options = Self::default();
-        let mut words = words.iter();
-        while let Some(word) = words.next() {
-            let (option, value) = word.split_once('=').map_or((*word, None), |(option, value)| (option, Some(value)));
-            let mut value = |missing| value.or_else(|| words.next().copied()).ok_or(KeysError::Usage(missing));
-            let first = match option {
-                "--name" => {
-                    let name = value("--name must be followed by a name")?;
-                    if !api_keys::is_name(name) {
-                        return Err(KeysError::Usage("--name must be followed by 1 to 128 characters"));
-                    }
-                    options.name.replace(name.to_owned()).is_none()
-                }
-                "--user" => {
-                    let user = value("--user must be followed by an id")?;
-                    let refused = |_| {
-                        KeysError::Usage(
-                            "--user must be followed by at most 64 letters, digits, _, . and -, beginning with a letter or digit",
-                        )
-                    };
-                    options.user.replace(user.parse().map_err(refused)?).is_none()
-                }
-                "--operator" if *word == "--operator" => !std::mem::replace(&mut options.operator, true),
-                _ => {
-                    return Err(KeysError::Usage(
-                        "keys takes --name, --user and --operator, and a key only from standard input",
-                    ));
-                }
-            };
-            if !first {
-                return Err(KeysError::Usage("each of --name, --user and --operator must be given once"));
+/// What the options say of a key, in the order of a record's fields and checked as a record is.
+fn read_options(words: &[&str], now_ms: u64) -> Result<Map<String, Value>, KeysError> {
+    let mut values: Vec<Option<Value>> = vec![None; OPTIONS.len()];
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        let (option, value) = word.split_once('=').map_or((*word, None), |(option, value)| (option, Some(value)));
+        let (option, value) = if *word == "--operator" { ("--role", Some("operator")) } else { (option, value) };
+        let Some(place) = OPTIONS.iter().position(|(name, _)| *name == option) else {
+            let names = OPTIONS.map(|(name, _)| name).join(", ");
+            return usage(format!("keys takes {names} and --operator, and a key only from standard input"));
+        };
+        let Some(value) = value.or_else(|| words.next().copied()) else {
+            return usage(format!("{option} must be followed by its value"));
+        };
+        let value = match OPTIONS[place].1 {
+            "roles" => {
+                let role = Role::deserialize(json!(value)).or_else(|_| usage("--role must be client or operator"))?;
+                let mut roles = values[place].take().unwrap_or(json!([]));
+                roles.as_array_mut().expect("a list").push(json!(role));
+                values[place] = Some(roles);
+                continue;
             }
+            // What is no number is refused with the others that cannot be.
+            "maxSessions" | "createsPerMinute" | "projectMaxSessions" | "projectCreatesPerMinute" => {
+                value.parse::<u64>().map_or(json!(value), Value::from)
+            }
+            _ => json!(value),
+        };
+        if values[place].replace(value).is_some() {
+            return usage(format!("{option} must be given once"));
         }
-        Ok(options)
     }
-
-    fn record(&self, key: &str) -> String {
-        let roles = if self.operator { &[Role::Operator][..] } else { &[] };
-        api_keys::record_of(key, self.user.as_ref(), self.name.as_deref(), roles).to_string()
+    let given = OPTIONS.iter().zip(values).filter_map(|((_, field), value)| Some(((*field).to_owned(), value?)));
+    let says = Map::from_iter(given);
+    let called = |field: &str| {
+        let option = OPTIONS.iter().find(|(_, name)| Some(*name) == field.strip_prefix('.'));
+        option.map_or("the key", |(name, _)| name).to_owned()
+    };
+    match api_keys::check(api_keys::record_of("any", &says), &called) {
+        Ok(key) if key.expires_at_ms.is_some_and(|at| at <= now_ms) => usage("--expires must be in the future"),
+        Ok(_) => Ok(says),
+        Err(KeyFaults(faults)) => usage(faults.join("; ")),
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 use tokio::time::timeout;
@@ -32,7 +33,7 @@ const AT_ONCE: usize = 10;
 const STOPPING: Duration = Duration::from_secs(10);
 
 /// What should be done now.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Plan {
     /// How many containers to start.
@@ -55,7 +56,7 @@ pub struct Plan {
 }
 
 /// Why something that is wanted is not done.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(tag = "for", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Wait {
     /// Containers on their way.
@@ -268,6 +269,9 @@ async fn look(app: &App) -> Result<Plan, StoreError> {
     let listing = listing(app).await;
     let now_ms = now_ms();
     let snapshot = app.store.snapshot(app.policy.blind_after_ms, now_ms).await?;
+    if snapshot.mended {
+        tracing::warn!("what Redis counted of the fleet was not what it holds, and is put right");
+    }
     let plan = plan(&snapshot, listing.as_ref(), &app.policy, now_ms);
     if plan.wants_watch() {
         // What cannot be judged yet is judged by a later look, by the same listing.

@@ -10,6 +10,7 @@ use futures_util::FutureExt as _;
 
 use crate::api_keys::{ApiKeys, KeyFaults};
 use crate::config::SecretRef;
+use crate::ids::Audience;
 use crate::tokens::{self, SecretFault, Tokens};
 
 mod kept;
@@ -99,9 +100,14 @@ pub fn api_keys(manager: Arc<SecretsManager>, secret: SecretRef) -> Read<ApiKeys
 }
 
 /// Makes what mints and checks tokens from a secret.
-pub fn tokens(manager: Arc<SecretsManager>, secret: SecretRef, accept_signed: bool) -> Read<Tokens> {
+pub fn tokens(
+    manager: Arc<SecretsManager>,
+    secret: SecretRef,
+    accept_signed: bool,
+    audience: Option<Audience>,
+) -> Read<Tokens> {
     Box::new(move || {
-        let (manager, secret) = (manager.clone(), secret.clone());
+        let (manager, secret, audience) = (manager.clone(), secret.clone(), audience.clone());
         async move {
             let (current, previous) =
                 futures_util::join!(manager.read(&secret, Stage::Current), manager.read(&secret, Stage::Previous));
@@ -109,7 +115,9 @@ pub fn tokens(manager: Arc<SecretsManager>, secret: SecretRef, accept_signed: bo
             // Of what no token can have been made, none can come back.
             let previous = previous?.and_then(|text| tokens::secret_in(&text).ok());
             let secrets: Vec<String> = [Some(current), previous].into_iter().flatten().collect();
-            Tokens::new(&secrets, accept_signed).map_err(|error| SecretError::Tokens(SecretFault::TooShort(error)))
+            let tokens = Tokens::new(&secrets, accept_signed);
+            let tokens = tokens.map_err(|error| SecretError::Tokens(SecretFault::TooShort(error)))?;
+            Ok(tokens.with_audience(audience))
         }
         .boxed()
     })

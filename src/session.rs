@@ -3,11 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::container::FleetPolicy;
-use crate::ids::{ContainerId, ProjectId, SessionId, UserId};
+use crate::ids::{ArchiveHash, ContainerId, Owner, ProjectId, SessionId, UserId};
 
 /// How many clients may be connected to one session at a time. Each costs sockets on three machines; a swarm of agents
 /// needs some dozens.
@@ -15,7 +16,7 @@ pub const MAX_CONNECTIONS: u64 = 100;
 
 /// `pending -> active -> ended`, never backwards, with one exception: a claimed session that no client
 /// has reached yet returns to `pending` when its container is lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SessionStatus {
     Pending,
@@ -24,7 +25,7 @@ pub enum SessionStatus {
 }
 
 /// Why a session ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EndReason {
     /// The client asked for it, over HTTP or with CDP's `Browser.close`.
@@ -147,6 +148,8 @@ pub struct Session {
     pub keep_alive: bool,
     /// As the client sent them.
     pub browser_settings: Map<String, Value>,
+    /// The archive of the extension that they name. It is known from the start: what is uploaded is deleted again, too.
+    pub extension: Option<ArchiveHash>,
     pub user_metadata: Map<String, Value>,
     pub container_id: Option<ContainerId>,
     pub task_arn: Option<String>,
@@ -159,6 +162,12 @@ pub struct Session {
     pub outlook: Outlook,
     pub ended_at_ms: Option<u64>,
     pub end_reason: Option<EndReason>,
+}
+
+impl Session {
+    pub fn owner(&self) -> Owner {
+        Owner::of(&self.user_id, self.project.as_ref())
+    }
 }
 
 /// What can be said of how long somebody will wait in the queue.
@@ -216,7 +225,14 @@ pub struct NewSession {
     pub timeout_ms: u64,
     pub keep_alive: bool,
     pub browser_settings: Map<String, Value>,
+    pub extension: Option<ArchiveHash>,
     pub user_metadata: Map<String, Value>,
+}
+
+impl NewSession {
+    pub fn owner(&self) -> Owner {
+        Owner::of(&self.user_id, self.project.as_ref())
+    }
 }
 
 #[cfg(test)]

@@ -15,14 +15,14 @@ use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
-use object_store::{Error, MultipartUpload, ObjectStore, ObjectStoreExt as _};
+use object_store::{Error, MultipartUpload, ObjectStore, ObjectStoreExt as _, PutMode};
 
 #[cfg(feature = "bucket")]
 mod bucket;
 #[cfg(feature = "bucket")]
 pub use bucket::Bucket;
 
-use crate::ids::UserId;
+use crate::ids::Owner;
 
 /// Where files are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,9 +59,10 @@ pub struct ObjectName(String);
 
 impl ObjectName {
     /// `name` is made of ids and an ending, as in `ext_1.zip`.
-    pub fn new(kind: Kind, owner: &UserId, name: &str) -> Self {
+    pub fn new(kind: Kind, owner: &Owner, name: &str) -> Self {
         debug_assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)), "{name}");
-        Self(format!("{}/{owner}/{name}", kind.prefix()))
+        let of_whom = if matches!(owner, Owner::Project(_)) { "project" } else { "user" };
+        Self(format!("{}/{of_whom}/{}/{name}", kind.prefix(), owner.id()))
     }
 
     /// One that stands in a token of ours.
@@ -168,7 +169,16 @@ impl Storage {
         Ok(())
     }
 
-    /// The same with one that comes in pieces, and is at most `limit` bytes long. Of one that breaks off nothing is kept.
+    /// The same, unless there is a file of that name, which is left as it is: then the answer is `false`.
+    pub async fn create(&self, name: &ObjectName, content: Bytes) -> Result<bool, StorageError> {
+        match self.objects().await?.put_opts(&name.key(), content.into(), PutMode::Create.into()).await {
+            Ok(_) => Ok(true),
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Puts one there that comes in pieces, and is at most `limit` bytes long. Of one that breaks off nothing is kept.
     pub async fn put_stream<E>(
         &self,
         name: &ObjectName,
@@ -220,14 +230,10 @@ impl Storage {
 
     /// Whether there is one.
     pub async fn has(&self, name: &ObjectName) -> Result<bool, StorageError> {
-        match self.objects().await?.head(&name.key()).await {
-            Ok(_) => Ok(true),
-            Err(Error::NotFound { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        Ok(self.written_ms(name).await?.is_some())
     }
 
-    /// When it was last written, in milliseconds since the Unix epoch, or `None` if there is none.
+    /// When it was written last, if there is one, in milliseconds since the Unix epoch. A bucket knows the second.
     pub async fn written_ms(&self, name: &ObjectName) -> Result<Option<u64>, StorageError> {
         match self.objects().await?.head(&name.key()).await {
             Ok(found) => Ok(Some(u64::try_from(found.last_modified.timestamp_millis()).unwrap_or(0))),

@@ -19,7 +19,7 @@ use fred::util::redis_keyslot;
 use serde_json::{Value, json};
 
 use crate::container::{FleetPolicy, FleetSnapshot};
-use crate::ids::{ConnectionId, ContainerId, ProjectId, ServerId, SessionId, UserId};
+use crate::ids::{ConnectionId, ContainerId, Owner, ServerId, SessionId};
 use crate::protocol::{
     ClaimRequest, ContainerPhase, HELD_BYTES, HELD_MESSAGES, HeldMessage, ReadyRequest, WaitingConnection,
 };
@@ -216,11 +216,14 @@ impl Store {
                     "expires_at": now_ms + new.timeout_ms,
                     "keep_alive": new.keep_alive,
                     "browser_settings": Value::from(new.browser_settings.clone()).to_string(),
+                    "extension": new.extension,
                     "user_metadata": Value::from(new.user_metadata.clone()).to_string(),
                     "queue_wait": limits.queue_wait_ms,
                     "max_pending": limits.max_pending,
                     "max_per_user": limits.max_per_user,
                     "per_minute": limits.creates_per_minute,
+                    "max_per_project": limits.max_per_project,
+                    "project_per_minute": limits.project_creates_per_minute,
                     "container": container,
                     "start_wait": policy.start_wait_ms,
                     "policy": policy.as_json(),
@@ -233,17 +236,30 @@ impl Store {
             "created" => {
                 let session = reply.session()?.0;
                 let launch = (!reply.text()?.is_empty()).then(|| container.clone());
-                let allowance = Allowance { left: reply.number()?, whole_in_ms: reply.number()? };
-                Ok(Created::New { session, launch, allowance })
+                let mut left = |limit| -> Result<_, StoreError> {
+                    let allowance = Allowance { limit, left: reply.number()?, whole_in_ms: reply.number()? };
+                    Ok(Some(allowance).filter(|allowance| allowance.limit > 0))
+                };
+                let users = left(limits.creates_per_minute)?;
+                let projects = left(limits.project_creates_per_minute)?;
+                let tightest = [users, projects].into_iter().flatten().min_by_key(|allowance| allowance.left);
+                Ok(Created::New { session, launch, allowance: tightest })
             }
             "again" => Ok(Created::Again(reply.session()?.0)),
             "conflict" => Ok(Created::Conflict),
             "forgotten" => Ok(Created::Forgotten),
             "queue_full" => Ok(Created::QueueFull(reply.outlook()?)),
-            "user_limit" => Ok(Created::UserLimit),
+            "user_limit" => Ok(Created::Full(Whose::User)),
+            "project_limit" => Ok(Created::Full(Whose::Project)),
             "too_fast" => {
+                let (whose, limit) = match reply.word()?.as_str() {
+                    "user" => (Whose::User, limits.creates_per_minute),
+                    "project" => (Whose::Project, limits.project_creates_per_minute),
+                    word => return Err(unexpected("create", word)),
+                };
                 let retry_ms = reply.number()?;
-                Ok(Created::TooFast { allowance: Allowance { left: 0, whole_in_ms: reply.number()? }, retry_ms })
+                let allowance = Allowance { limit, left: 0, whole_in_ms: reply.number()? };
+                Ok(Created::TooFast { whose, allowance, retry_ms })
             }
             word => Err(unexpected("create", word)),
         }
@@ -258,17 +274,17 @@ impl Store {
         }
     }
 
-    /// A page of a user's sessions, newest first, and where the next one begins.
+    /// A page of an owner's sessions, newest first, and where the next one begins.
     pub async fn list(
         &self,
-        user: &UserId,
+        owner: &Owner,
         wanted: &Wanted,
         limit: u64,
         after: Option<&PageEnd>,
     ) -> Result<(Vec<Session>, Option<PageEnd>), StoreError> {
         let after = after.map(|end| json!({ "created_at": end.created_at_ms, "id": end.id }));
         let args = json!({
-            "user": user, "status": wanted.status, "reasons": wanted.reasons, "metadata": wanted.metadata,
+            "owner": owner, "status": wanted.status, "reasons": wanted.reasons, "metadata": wanted.metadata,
             "limit": limit, "after": after, "scan": LIST_SCAN,
         });
         let mut reply = self.call(&self.scripts.list, args).await?;
@@ -291,9 +307,9 @@ impl Store {
         }
     }
 
-    /// How long the user's ended sessions of a project had a container, in milliseconds.
-    pub async fn usage(&self, user: &UserId, project: Option<&ProjectId>) -> Result<u64, StoreError> {
-        let mut reply = self.call(&self.scripts.usage, json!({ "user": user, "project": project })).await?;
+    /// How long an owner's ended sessions had a container, in milliseconds.
+    pub async fn usage(&self, owner: &Owner) -> Result<u64, StoreError> {
+        let mut reply = self.call(&self.scripts.usage, json!({ "owner": owner })).await?;
         match reply.word()?.as_str() {
             "usage" => reply.number(),
             word => Err(unexpected("usage", word)),
@@ -431,6 +447,8 @@ impl Store {
             return Ok(None);
         }
         let user = reply::parse("user", &reply.text()?)?;
+        let project = Some(reply.text()?).filter(|project| !project.is_empty());
+        let project = project.map(|project| reply::parse("project", &project)).transpose()?;
         let at = match word.as_str() {
             "ready" => {
                 let expires_at_ms = reply.number()?;
@@ -441,7 +459,7 @@ impl Store {
             "ended" => ViewedAt::Ended(reply::parse("end reason", &reply.text()?)?),
             word => return Err(unexpected("view", word)),
         };
-        Ok(Some(View { user, at }))
+        Ok(Some(View { owner: Owner::of(&user, project.as_ref()), user, at }))
     }
 
     /// Notes that an entered connection has reached the browser. False: the session has ended or moved since.
@@ -584,7 +602,7 @@ impl Store {
     ) -> Result<Ended, StoreError> {
         let mut args = json!({ "now": now_ms, "id": id, "reason": reason, "retention": limits.retention_ms });
         match by {
-            EndedBy::Owner(user) => args["user"] = json!(user),
+            EndedBy::Owner(owner) => args["owner"] = json!(owner),
             EndedBy::Holder { container, lease } => {
                 args["container"] = json!(container);
                 args["lease"] = json!(lease);

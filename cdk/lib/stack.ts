@@ -36,7 +36,7 @@ export class WallCrawler extends Stack {
     const network = new Network(this, 'Network', settings.network, settings.logDays);
     const redis = new Redis(this, 'Redis', network, settings.redis, settings.keepData);
     const secrets = new Secrets(this, 'Secrets', settings.keepData);
-    new Storage(this, 'Storage', settings.keepData);
+    const storage = new Storage(this, 'Storage', settings.keepData);
     const browsers = new Browsers(this, 'Browsers', network, settings);
     const controlPlane = new ControlPlane(this, 'ControlPlane', network, settings, draft);
     const gateway = settings.websocketApi ? new Gateway(this, 'Gateway', controlPlane.function) : undefined;
@@ -47,6 +47,7 @@ export class WallCrawler extends Stack {
       network.connect(home);
       redis.connect(home);
       secrets.grantRead(home);
+      storage.grantUse(home);
       browsers.grantLaunch(home);
       gateway?.grantPush(home);
       policy.tell(home);

@@ -1,15 +1,20 @@
 /**
- * Where files of sessions are kept: extensions, contexts, downloads. The program does not use it yet, so nobody has been
- * given access to it; who will need it gets a `grant...` here.
+ * Where files of sessions are kept: extensions, contexts, downloads. The control plane has the key to it; a container or a
+ * client gets from it the address of one file, for one use and for a while.
  */
 import { Duration, RemovalPolicy, Validations } from 'aws-cdk-lib';
 import * as s3 from 'aws-cdk-lib/aws-s3';
 import { Construct } from 'constructs';
 
+import type { Home } from './home.js';
+import { allow } from './permissions.js';
+
 export class Storage extends Construct {
+  private readonly bucket: s3.Bucket;
+
   constructor(scope: Construct, id: string, keepData: boolean) {
     super(scope, id);
-    const bucket = new s3.Bucket(this, 'Files', {
+    this.bucket = new s3.Bucket(this, 'Files', {
       encryption: s3.BucketEncryption.S3_MANAGED,
       blockPublicAccess: s3.BlockPublicAccess.BLOCK_ALL,
       objectOwnership: s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
@@ -24,9 +29,21 @@ export class Storage extends Construct {
         { prefix: 'extensions/', expiration: Duration.days(90) },
       ],
     });
-    Validations.of(bucket).acknowledge({
+    Validations.of(this.bucket).acknowledge({
       id: 'AwsSolutions-S1',
-      reason: 'Nobody has access yet. A log of accesses would have to be kept in a second bucket of this kind.',
+      reason: 'A log of accesses would have to be kept in a second bucket of this kind.',
     });
+  }
+
+  /** The permission to read, write and sign for files, and where they are. */
+  grantUse(home: Home): void {
+    allow(home.role, {
+      actions: ['s3:GetObject', 's3:PutObject', 's3:DeleteObject'],
+      resources: [this.bucket.arnForObjects('*')],
+      why: 'All files of this one bucket: they come and go, and each is named after its owner.',
+    });
+    // Without it S3 says of a file that is not there that it may not be read.
+    allow(home.role, { actions: ['s3:ListBucket'], resources: [this.bucket.bucketArn] });
+    home.variables.set(this, { STORAGE_BUCKET: this.bucket.bucketName });
   }
 }

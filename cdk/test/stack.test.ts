@@ -72,6 +72,10 @@ test('the control plane may do what it does, each with its resources and conditi
     'ecs:TagResource': /"ecs:CreateAction":"RunTask"/,
     'iam:PassRole': /"iam:PassedToService":"ecs-tasks.amazonaws.com"/,
     'secretsmanager:GetSecretValue': /SecretsApiKeys.*SecretsTokens/,
+    's3:GetObject': /StorageFiles.*\/\*/,
+    's3:PutObject': /StorageFiles.*\/\*/,
+    's3:DeleteObject': /StorageFiles.*\/\*/,
+    's3:ListBucket': /StorageFiles/,
     'execute-api:ManageConnections': /GatewayApi.*\/prod\/POST\/@connections\/\*/,
   };
   const others = { ControlPlaneRole: /^(ec2|logs|sqs):/, ProxyTaskTaskRole: /^$/ };

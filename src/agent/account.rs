@@ -4,7 +4,7 @@
 
 use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, chown};
+use std::os::unix::fs::{DirBuilderExt as _, lchown};
 use std::path::Path;
 
 use tokio::process::Command;
@@ -93,8 +93,12 @@ impl Account {
 /// Makes a browser's directory, which is nobody else's.
 pub fn make_home(dir: &Path, account: Option<Account>) -> io::Result<()> {
     DirBuilder::new().mode(0o700).create(dir)?;
-    let owned = account.map_or(Ok(()), |Account(id)| chown(dir, Some(id), Some(id)));
-    owned.inspect_err(|_| drop(std::fs::remove_dir(dir)))
+    give(dir, account).inspect_err(|_| drop(std::fs::remove_dir(dir)))
+}
+
+/// Makes a file that was put into a browser's directory the browser's own. A link is not followed.
+pub fn give(path: &Path, account: Option<Account>) -> io::Result<()> {
+    account.map_or(Ok(()), |Account(id)| lchown(path, Some(id), Some(id)))
 }
 
 #[cfg(target_os = "linux")]

@@ -4,6 +4,7 @@
 //! removed, so a future that is cancelled half-way through a launch leaves nothing behind.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -11,18 +12,24 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, test_kill_process_group, waitpgid};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::account::{Account, make_home};
-use super::devtools::{self, DevtoolsError};
+use super::account::{Account, give, make_home};
+use super::blocking;
+use super::context::Profile;
+use super::devtools::{self, Conversation, DevtoolsError};
 use super::downloads::Downloads;
 use super::egress::{Chain, ClosedPort, Egress};
+use super::extensions::FetchError;
+use super::files::FilesError;
 use super::flags::{Surroundings, command_line};
+use super::profile::ProfileError;
 use super::window::Windows;
+use crate::archive::{self, ArchiveError};
 use crate::browser_settings::{BrowserSettings, DEFAULT_VIEWPORT};
 use crate::{child, hex};
 
@@ -31,17 +38,27 @@ const LAUNCH_DEADLINE: Duration = Duration::from_secs(20);
 /// How often it is looked whether a killed group is gone. The kernel tells nobody but a parent.
 const BURIAL_POLL: Duration = Duration::from_millis(5);
 const BURIAL_DEADLINE: Duration = Duration::from_secs(10);
+/// Within a browser's directory.
+const PROFILE: &str = "profile";
 
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
     #[error("the browser's directory could not be made")]
     Directory(#[source] io::Error),
+    #[error("the context's profile cannot be used")]
+    Profile(#[from] ProfileError),
     #[error("the browser's program could not be started")]
     Spawn(#[source] io::Error),
     #[error("the browser's proxy cannot be used: {0}")]
     Proxy(String),
     #[error("there is no way out for the browser")]
     Egress(#[source] io::Error),
+    #[error("the session's context cannot be had")]
+    Context(#[from] FilesError),
+    #[error("there is no archive of the session's extension")]
+    Extension(#[from] FetchError),
+    #[error("the archive of the session's extension cannot be unpacked")]
+    Unpack(#[from] ArchiveError),
     /// With the last lines it wrote to stderr.
     #[error("the browser ended before it listened: {0}")]
     Ended(String),
@@ -56,6 +73,16 @@ pub enum LaunchError {
 pub struct Program {
     pub path: PathBuf,
     pub full: bool,
+}
+
+/// A browser that is to be started.
+pub struct Wanted<'a> {
+    pub program: &'a Program,
+    pub settings: &'a BrowserSettings,
+    /// The archive of the one that it loads.
+    pub extension: Option<File>,
+    /// What it begins with, if not with nothing.
+    pub profile: Option<Profile>,
 }
 
 /// Where a browser's DevTools listen, on 127.0.0.1.
@@ -113,20 +140,18 @@ impl Browser {
     /// # Errors
     /// Whatever kept it from answering; nothing is left of it then.
     pub async fn launch(
-        program: &Program,
-        settings: &BrowserSettings,
+        wanted: Wanted<'_>,
         workdir: &Path,
         surroundings: &Surroundings,
         learned: &Learned,
     ) -> Result<Self, LaunchError> {
-        tokio::time::timeout(LAUNCH_DEADLINE, Self::start(program, settings, workdir, surroundings, learned))
+        tokio::time::timeout(LAUNCH_DEADLINE, Self::start(wanted, workdir, surroundings, learned))
             .await
             .unwrap_or(Err(LaunchError::Late))
     }
 
     async fn start(
-        program: &Program,
-        settings: &BrowserSettings,
+        Wanted { program, settings, extension, profile: profile_left }: Wanted<'_>,
         workdir: &Path,
         surroundings: &Surroundings,
         learned: &Learned,
@@ -137,19 +162,17 @@ impl Browser {
         let dir = workdir.join(format!("b-{}", hex::random(4)));
         let viewport = settings.viewport.unwrap_or(DEFAULT_VIEWPORT);
         let window = learned.windows.known(viewport).filter(|_| program.full);
-        let (profile, sandbox) = (dir.join("profile"), surroundings.confinement.sandbox);
+        let (profile, sandbox) = (dir.join(PROFILE), surroundings.confinement.sandbox);
         let window_size = window.unwrap_or(viewport);
-        let line = command_line(program.full, settings, window_size, &profile, sandbox, (&egress, &server));
         let account = surroundings.confinement.account();
         make_home(&dir, account).map_err(LaunchError::Directory)?;
-        let mut child = match child::spawn(command(&program.path, &line, &dir, account)).await {
-            Ok(child) => child,
-            Err(error) => {
-                // It holds nothing yet.
-                let _ = std::fs::remove_dir_all(&dir);
-                return Err(LaunchError::Spawn(error));
-            }
-        };
+        let home = Home(Some(dir.clone()));
+        let (home, extension) = furnished(home, profile_left, extension, account).await?;
+        let out = (&egress, server.as_str());
+        let line = command_line(program.full, settings, window_size, &profile, sandbox, out, extension.as_deref());
+        let child = child::spawn(command(&program.path, &line, &dir, account)).await;
+        let mut child = child.map_err(LaunchError::Spawn)?;
+        home.hand_over();
         let stderr = child.stderr.take().expect("stderr is piped");
         let mut browser = Self::adopt(child, dir, egress);
         browser.endpoint = listening(stderr).await?;
@@ -207,6 +230,29 @@ impl Browser {
         &self.dir
     }
 
+    /// Where it keeps what it knows of the pages it has seen.
+    pub fn profile(&self) -> PathBuf {
+        self.dir.join(PROFILE)
+    }
+
+    /// Has it end by itself, with everything written down, unless it has done so already. `false`: it has ended in
+    /// another way, or not in time.
+    pub async fn close(&self, deadline: Duration) -> bool {
+        let asked = async {
+            // The answer may not come any more.
+            if let Ok(mut conversation) = Conversation::open(&self.endpoint).await {
+                let _ = conversation.call(None, "Browser.close", &json!({})).await;
+            }
+        };
+        let closed = async {
+            if !self.has_exited() {
+                asked.await;
+            }
+            self.exited().await.is_some_and(|status| status.success())
+        };
+        tokio::time::timeout(deadline, closed).await.unwrap_or(false)
+    }
+
     /// The main process, leader of the group.
     pub fn pid(&self) -> u32 {
         self.group.as_raw_nonzero().get().cast_unsigned()
@@ -258,6 +304,43 @@ impl Drop for Browser {
             self.runtime.spawn(bury(self.group, std::mem::take(&mut self.dir), self.exit.clone()));
         }
     }
+}
+
+/// A directory as long as no browser has it.
+struct Home(Option<PathBuf>);
+
+impl Home {
+    fn hand_over(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if let Some(dir) = self.0.take() {
+            let _ = std::fs::remove_dir_all(dir);
+        }
+    }
+}
+
+/// Puts into the home what the browser begins with, and says where its extension is. The home goes along: nobody removes it
+/// while something is written to it.
+async fn furnished(
+    home: Home,
+    profile: Option<Profile>,
+    archive: Option<File>,
+    account: Option<Account>,
+) -> Result<(Home, Option<PathBuf>), LaunchError> {
+    let Some(dir) = home.0.clone().filter(|_| profile.is_some() || archive.is_some()) else { return Ok((home, None)) };
+    blocking(move || {
+        if let Some(profile) = profile {
+            profile.restore(&dir.join(PROFILE), account)?;
+        }
+        let made = |path: &Path| give(path, account);
+        let unpack = |archive| archive::unpack(archive, &dir.join("extension"), &made);
+        Ok((home, archive.map(unpack).transpose()?))
+    })
+    .await
 }
 
 /// Kills what is left of a group and removes its directory once nobody writes to it any more.
@@ -381,9 +464,9 @@ mod tests {
         let program = Program { path: script.clone(), full: false };
         let destinations = Destinations::new(false, Resolver::default());
         let surroundings = Surroundings { confinement: Confinement::NONE, destinations };
-        let error = Browser::launch(&program, &BrowserSettings::default(), &dir, &surroundings, &Learned::default())
-            .await
-            .expect_err("no browser");
+        let wanted =
+            Wanted { program: &program, settings: &BrowserSettings::default(), extension: None, profile: None };
+        let error = Browser::launch(wanted, &dir, &surroundings, &Learned::default()).await.expect_err("no browser");
         assert!(error.to_string().contains("cannot open display"), "{error}");
         let deadline = std::time::Instant::now() + Duration::from_secs(5);
         let left = || std::fs::read_dir(&dir).expect("readable").count() - 1;

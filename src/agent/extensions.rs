@@ -84,13 +84,13 @@ impl Extensions {
 
     /// The archive, opened: it can be read even if it is put out meanwhile.
     pub async fn get(&self, wanted: &ClaimedExtension) -> Result<File, FetchError> {
-        let turn = self.turn(&wanted.archive);
+        let turn = self.turn(&wanted.sha256);
         let _my_turn = turn.lock().await;
-        if let Some(archive) = self.kept_one(&wanted.archive) {
+        if let Some(archive) = self.kept_one(&wanted.sha256) {
             return Ok(archive);
         }
         let url = wanted.url.as_deref().ok_or(FetchError::NoAddress)?;
-        timeout(FETCH_DEADLINE, self.fetch(url, &wanted.archive)).await.unwrap_or(Err(FetchError::Late))
+        timeout(FETCH_DEADLINE, self.fetch(url, &wanted.sha256)).await.unwrap_or(Err(FetchError::Late))
     }
 
     async fn fetch(&self, url: &str, hash: &ArchiveHash) -> Result<File, FetchError> {

@@ -2,7 +2,7 @@
 //! whoever has them.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Seek as _, SeekFrom};
+use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use reqwest::header::CONTENT_LENGTH;
 use reqwest::{Body, Client, StatusCode};
 
 use super::api::{Api, ApiError};
+use super::profile::ProfileError;
 use crate::config::is_loopback_url;
 use crate::hex;
 use crate::protocol::{ClaimedSession, FileKind};
@@ -18,9 +19,13 @@ use crate::protocol::{ClaimedSession, FileKind};
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// Of one file, whole.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// What a session may come with, in bytes.
+const MAX_BYTES: u64 = 1 << 30;
 
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
+    #[error("the control plane gave no address")]
+    NoAddress,
     #[error("the control plane gave no address")]
     NotGiven(#[from] ApiError),
     /// Without the address, which is good for whoever has it.
@@ -28,8 +33,12 @@ pub enum FilesError {
     Transport(#[source] reqwest::Error),
     #[error("the storage answered {0}")]
     Status(StatusCode),
+    #[error("the file is larger than {MAX_BYTES} bytes")]
+    TooLarge,
     #[error("a file of this machine could not be read or written")]
     Io(#[from] io::Error),
+    #[error("the profile could not be packed")]
+    Profile(#[from] ProfileError),
 }
 
 impl FilesError {
@@ -67,6 +76,26 @@ impl Files {
             client = client.no_proxy();
         }
         Ok(Self(client.build()?))
+    }
+
+    /// Reads a file from there into one that is empty. `false`: there is none.
+    pub async fn get(&self, url: &str, mut into: &File) -> Result<bool, FilesError> {
+        let mut answer = self.0.get(url).send().await?;
+        match answer.status() {
+            status if status.is_success() => {}
+            StatusCode::NOT_FOUND => return Ok(false),
+            status => return Err(FilesError::Status(status)),
+        }
+        let mut bytes = 0;
+        while let Some(piece) = answer.chunk().await? {
+            bytes += piece.len() as u64;
+            if bytes > MAX_BYTES {
+                return Err(FilesError::TooLarge);
+            }
+            into.write_all(&piece)?;
+        }
+        into.seek(SeekFrom::Start(0))?;
+        Ok(true)
     }
 
     /// Writes a file there that belongs to a session.

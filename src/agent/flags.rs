@@ -48,9 +48,11 @@ const ALWAYS: [&str; 33] = [
     "--no-service-autorun",
 ];
 
-/// One switch, because Chromium takes only the last `--disable-features` it is given.
+/// Joined to one switch, because Chromium takes only the last `--disable-features` it is given.
 const DISABLED_FEATURES: &str = "--disable-features=AcceptCHFrame,DestroyProfileOnBrowserClose,DialMediaRouteProvider,\
      GlobalMediaControls,HttpsUpgrades,MediaRouter,OptimizationHints,PaintHolding,Translate";
+/// Without it Google Chrome takes no `--load-extension`. Chromium does in any case (measured, 156).
+const LOADS_EXTENSIONS: &str = ",DisableLoadExtensionCommandLineSwitch";
 
 /// How a browser is kept to its egress: nothing goes around its proxy, and no name or address but the egress's own is
 /// resolved to anything. WebRTC would go around any proxy; its switch has another name in either build.
@@ -80,10 +82,14 @@ pub fn command_line(
     profile: &Path,
     sandbox: bool,
     (egress, server): (&Egress, &str),
+    extension: Option<&Path>,
 ) -> Vec<String> {
     let Viewport { width, height } = settings.viewport.unwrap_or(DEFAULT_VIEWPORT);
     let mut line: Vec<String> = ALWAYS.iter().map(|&switch| switch.to_owned()).collect();
-    line.push(DISABLED_FEATURES.to_owned());
+    line.push(format!("{DISABLED_FEATURES}{}", extension.map_or("", |_| LOADS_EXTENSIONS)));
+    if let Some(extension) = extension {
+        line.push(format!("--load-extension={}", extension.display()));
+    }
     if full_browser {
         line.push("--headless=new".to_owned());
         // Without it the screen is 800x600, whatever the window measures.
@@ -105,7 +111,8 @@ pub fn command_line(
 
 /// Whether a session must have the whole browser.
 pub fn needs_full_browser(settings: &BrowserSettings) -> bool {
-    settings.browser == BrowserKind::Chromium
+    // The headless shell throws away the cookies that are to end with a browser (measured, 156).
+    settings.browser == BrowserKind::Chromium || settings.context.is_some()
 }
 
 #[cfg(test)]
@@ -116,17 +123,32 @@ mod tests {
     fn line(full: bool, settings: &BrowserSettings) -> Vec<String> {
         let egress = Egress::new(&Destinations::new(true, Resolver::default()));
         let to = (&egress, "socks5://egress:1");
-        command_line(full, settings, DEFAULT_VIEWPORT, Path::new("/w/b/profile"), false, to)
+        let extension = settings.extension.then_some(Path::new("/w/b/extension"));
+        command_line(full, settings, DEFAULT_VIEWPORT, Path::new("/w/b/profile"), false, to, extension)
     }
 
     #[test]
     fn no_switch_is_given_twice() {
-        let line = line(true, &BrowserSettings::default());
+        let line = line(true, &BrowserSettings { extension: true, ..BrowserSettings::default() });
         let mut names: Vec<&str> = line.iter().map(|switch| switch.split('=').next().expect("a name")).collect();
         names.sort_unstable();
         let all = names.len();
         names.dedup();
         assert_eq!(names.len(), all);
+    }
+
+    /// Taken out: the feature that keeps Google Chrome from it.
+    #[test]
+    fn an_extension_is_loaded_by_who_wants_one_and_by_nobody_else() {
+        let with = line(true, &BrowserSettings { extension: true, ..BrowserSettings::default() });
+        let without = line(true, &BrowserSettings::default());
+        let has = |line: &[String], text: &str| line.iter().any(|switch| switch.contains(text));
+        assert!(with.contains(&"--load-extension=/w/b/extension".to_owned()));
+        assert!(with.iter().any(|switch| {
+            switch.starts_with("--disable-features=")
+                && switch.ends_with(",Translate,DisableLoadExtensionCommandLineSwitch")
+        }));
+        assert!(!has(&without, "load-extension") && !has(&without, "DisableLoadExtension"));
     }
 
     #[test]

@@ -8,6 +8,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::Agent;
 use super::api::{ApiError, Backoff};
 use super::browser::{Browser, LaunchError, Program};
+use super::context;
+use super::extensions::FetchError;
 use super::filter::{Door, Filter};
 use super::flags::needs_full_browser;
 use super::gateway::Clients;
@@ -46,7 +48,8 @@ pub async fn live(agent: Arc<Agent>, claimed: ClaimedSession, mut seat: Seat, cl
                 (seat.session().clone(), browser.endpoint().clone(), browser.home().to_owned());
             let filter = Arc::new(Filter::new(home.clone(), browser.egress().clone()));
             let door = Door { endpoint, filter };
-            let left = Left::new(claimed, home, browser.downloads().clone(), agent.api.clone(), agent.files.clone());
+            let left =
+                Left::new(claimed.clone(), home, browser.downloads().clone(), agent.api.clone(), agent.files.clone());
             let left = Arc::new(left);
             let clients =
                 Clients::new(session.clone(), door.clone(), agent.api.clone(), agent.config.gateway_idle_beat);
@@ -55,6 +58,7 @@ pub async fn live(agent: Arc<Agent>, claimed: ClaimedSession, mut seat: Seat, cl
                 stop = announce_and_watch(&agent, &seat, &browser, secret, &clients, claimed_at) => stop,
                 stop = &mut over => stop,
             };
+            context::leave(&agent, &claimed, &browser).await;
             // Killing Chrome closes its sockets; what it said before is still delivered.
             browser.stop().await;
             drop(open);
@@ -114,12 +118,30 @@ async fn obtain(agent: &Agent, claimed: &ClaimedSession) -> Option<Browser> {
         return None;
     };
     for attempt in 1..=LAUNCH_ATTEMPTS {
-        match agent.launch(&program, &settings).await {
+        match launch(agent, &program, &settings, claimed).await {
             Ok(browser) => return Some(browser),
             Err(error) => log_launch_failure(session, attempt, &error),
         }
     }
     None
+}
+
+async fn launch(
+    agent: &Agent,
+    program: &Program,
+    settings: &BrowserSettings,
+    claimed: &ClaimedSession,
+) -> Result<Browser, LaunchError> {
+    let extension = match &claimed.extension {
+        Some(wanted) => Some(agent.extensions.get(wanted).await?),
+        None if settings.extension => return Err(FetchError::NoAddress.into()),
+        None => None,
+    };
+    let profile = match &claimed.context {
+        Some(left) => Some(context::fetch(agent, left).await?),
+        None => None,
+    };
+    agent.launch(program, settings, extension, profile).await
 }
 
 fn program(agent: &Agent, settings: &BrowserSettings) -> Option<Program> {

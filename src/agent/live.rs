@@ -83,10 +83,7 @@ where
 {
     let upgrade = match Upgrade::from_request(&mut request) {
         Ok(upgrade) => upgrade,
-        Err(refusal) => {
-            let error = ApiError::new(refusal.status(), "not_a_websocket", refusal.to_string());
-            return Ok((refusal.headers(), error).into_response());
-        }
+        Err(refusal) => return Ok(refusal.into_response()),
     };
     let place = Arc::clone(&route.viewers).try_acquire_owned().map_err(|_| {
         let message = format!("the session is watched by {MAX_VIEWERS} already");

@@ -5,7 +5,8 @@
 //! [`claim`](self) is the loop that talks to the control plane, `life` what happens to one session, `browser` one
 //! Chromium, `account` whose processes it is, `warm` those launched ahead, `relay` the listener,
 //! `gateway` the clients whose sockets API Gateway holds, `filter` what neither kind of client may say, `live` those
-//! who watch, `egress` where the pages of a browser may go, `left` what is kept of a session when its browser is gone.
+//! who watch, `egress` where the pages of a browser may go, `extensions` what the browsers load, `left` what is kept of a
+//! session when its browser is gone, `context` what a browser begins with that another has left.
 
 mod account;
 mod address;
@@ -13,9 +14,11 @@ mod api;
 mod browser;
 mod claim;
 mod config;
+mod context;
 mod devtools;
 mod downloads;
 mod egress;
+mod extensions;
 mod files;
 mod filter;
 mod filtered;
@@ -29,12 +32,14 @@ mod left;
 mod life;
 mod live;
 mod pack;
+mod profile;
 mod relay;
 mod task;
 mod uploads;
 mod warm;
 mod window;
 
+use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -46,11 +51,13 @@ use tokio::task::spawn_blocking;
 
 use self::account::Confinement;
 use self::api::Api;
-use self::browser::{Browser, LaunchError, Learned, Program};
+use self::browser::{Browser, LaunchError, Learned, Program, Wanted};
 use self::claim::ClaimLoop;
 pub use self::config::AgentConfig;
+use self::context::Profile;
 pub use self::egress::Resolver;
 use self::egress::{ClosedPort, Destinations};
+use self::extensions::Extensions;
 use self::files::Files;
 use self::find::Found;
 use self::flags::Surroundings;
@@ -94,6 +101,7 @@ pub(crate) struct Agent {
     api: Api,
     files: Files,
     browsers: Found,
+    extensions: Extensions,
     surroundings: Surroundings,
     /// That of `routes`.
     _closed: ClosedPort,
@@ -105,8 +113,15 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    async fn launch(&self, program: &Program, settings: &BrowserSettings) -> Result<Browser, LaunchError> {
-        Browser::launch(program, settings, &self.config.workdir, &self.surroundings, &self.learned).await
+    async fn launch(
+        &self,
+        program: &Program,
+        settings: &BrowserSettings,
+        extension: Option<File>,
+        profile: Option<Profile>,
+    ) -> Result<Browser, LaunchError> {
+        let wanted = Wanted { program, settings, extension, profile };
+        Browser::launch(wanted, &self.config.workdir, &self.surroundings, &self.learned).await
     }
 
     fn start_draining(&self) {
@@ -123,7 +138,7 @@ impl Agent {
         };
         let program = self.browsers.default_program();
         let settings = BrowserSettings::default();
-        self.warm.keep(size, room, || self.launch(&program, &settings)).await;
+        self.warm.keep(size, room, || self.launch(&program, &settings, None, None)).await;
     }
 }
 
@@ -153,6 +168,8 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
     prepare_process();
     let programs = [Some(browsers.default_program()), browsers.full_program()];
     let programs: Vec<&Path> = programs.iter().flatten().map(|program| program.path.as_path()).collect();
+    let extensions = Extensions::new(&config.workdir, &config.api_endpoint);
+    let extensions = extensions.map_err(|error| AgentError::Client(error.into()))?;
     let learned = Learned::default();
     let destinations = Destinations::beside(
         config.workdir.parent().map(Path::to_owned),
@@ -163,7 +180,8 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
     let starts = async |confinement| {
         let surroundings = Surroundings { confinement, destinations: destinations.clone() };
         let (program, settings) = (browsers.default_program(), BrowserSettings::default());
-        Browser::launch(&program, &settings, &config.workdir, &surroundings, &learned).await.is_ok()
+        let wanted = Wanted { program: &program, settings: &settings, extension: None, profile: None };
+        Browser::launch(wanted, &config.workdir, &surroundings, &learned).await.is_ok()
     };
     let confinement = Confinement::probe(&programs, &config.workdir, starts).await;
 
@@ -172,6 +190,7 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
         task_arn,
         process: hex::random(16),
         address: address::advertised(config.advertise.as_deref(), bound, &config.api_endpoint),
+        extensions,
         api,
         files: Files::new(&config.api_endpoint).map_err(AgentError::Client)?,
         browsers,

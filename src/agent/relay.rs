@@ -121,10 +121,7 @@ async fn connect(
         routes.find(&session, secret).ok_or_else(ApiError::session_not_found)?;
     let upgrade = match Upgrade::from_request(&mut request) {
         Ok(upgrade) => upgrade,
-        Err(refusal) => {
-            let error = ApiError::new(refusal.status(), "not_a_websocket", refusal.to_string());
-            return Ok((refusal.headers(), error).into_response());
-        }
+        Err(refusal) => return Ok(refusal.into_response()),
     };
     let chrome = upgrade::dial(&endpoint.address(), &endpoint.path, &[], DIAL_TIMEOUT).await.map_err(|error| {
         tracing::info!(session.id = session, error = %error, "the browser did not take a connection");

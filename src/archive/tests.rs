@@ -118,7 +118,8 @@ fn what_leads_out_of_the_archive_is_refused_and_writes_nothing() {
     }
 }
 
-/// Taken out: the bound on what is copied, so that only what the archive says of itself counted.
+/// Taken out: the sum of what the entries say of themselves together with the bound on what is copied; either alone is
+/// enough.
 #[test]
 fn what_unpacks_to_too_much_is_refused_whatever_it_says_of_itself() {
     let bomb = |bytes: usize| {

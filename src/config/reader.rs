@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use axum::http::Uri;
+use axum::http::uri::Authority;
+use axum::http::{HeaderValue, Uri};
 
 /// All that is wrong with the environment.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -96,6 +97,18 @@ impl Reader<'_> {
         items
     }
 
+    /// Origins of pages, separated by commas, as browsers write them: they are compared as texts.
+    pub(super) fn origins(&mut self, name: &str) -> Vec<HeaderValue> {
+        let text = self.text(name).unwrap_or_default();
+        let items = text.split(',').map(str::trim).filter(|_| !text.is_empty());
+        let origins: Option<Vec<_>> =
+            items.map(|item| is_origin(item).then(|| HeaderValue::from_str(item).ok()).flatten()).collect();
+        origins.unwrap_or_else(|| {
+            self.fault(name, "must be exact origins separated by commas, as in https://app.example.com");
+            Vec::new()
+        })
+    }
+
     /// A host, with or without a scheme in front of it.
     pub(super) fn host(&mut self, name: &str) -> Option<String> {
         let value = self.text(name)?;
@@ -112,6 +125,18 @@ pub(crate) fn is_host_and_path(rest: &str) -> bool {
     !rest.is_empty()
         && !rest.starts_with('/')
         && rest.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'<' | b'>' | b'\\' | b'?' | b'#' | b'@'))
+}
+
+/// Whether it is what a browser calls a page's origin: in small letters, and no port that goes without saying.
+fn is_origin(text: &str) -> bool {
+    let Some((scheme @ ("http" | "https"), authority)) = text.split_once("://") else { return false };
+    let port = if scheme == "http" { ":80" } else { ":443" };
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b':' | b'[' | b']');
+    let valid = authority.parse::<Authority>().is_ok_and(|authority| {
+        let host = authority.host();
+        !host.is_empty() && (authority.as_str() == host || authority.port().is_some())
+    });
+    valid && authority.bytes().all(plain) && !authority.ends_with(port)
 }
 
 /// Whether a URL leads to this machine.

@@ -252,3 +252,40 @@ fn an_endpoint_on_this_machine_is_recognised() {
         assert!(!is_loopback_url(endpoint), "{endpoint}");
     }
 }
+
+#[test]
+fn proxies_and_origins_are_named_exactly() {
+    let config = read(&[("TRUSTED_PROXIES", "10.0.0.0/8"), ("CORS_ORIGINS", "https://a.example, http://[::1]:3000")]);
+    let config = config.expect("valid");
+    assert!(config.trusted_proxies.believes("10.1.1.1".parse().expect("an address")));
+    assert_eq!(config.cors_origins, ["https://a.example", "http://[::1]:3000"]);
+    let config = read(&[]).expect("valid");
+    assert!(config.cors_origins.is_empty() && config.trusted_proxies == TrustedProxies::default());
+    let exact = "must be exact origins separated by commas, as in https://app.example.com";
+    for origins in [
+        "*",
+        "https://*",
+        "https://*.example.com",
+        "null",
+        "app.example.com",
+        "https://app.example.com/",
+        "https://",
+        "https://App.example.com",
+        "https://app.example.com:443",
+        "http://app.example.com:80",
+        "https://a b",
+        "https://user@app.example.com",
+        "ftp://app.example.com",
+        "https://a.example,",
+        "https://a.example:",
+        "https://a.example,*",
+        "https://a.example:99999",
+    ] {
+        let faults = read(&[("CORS_ORIGINS", origins)]).err().map(|faults| faults.0);
+        assert_eq!(faults, Some(vec![format!("CORS_ORIGINS {exact}")]), "{origins}");
+    }
+    for networks in ["*", "10.0.0.0/8,", "10.1.2.3/8", "proxy.internal"] {
+        let faults = read(&[("TRUSTED_PROXIES", networks)]).expect_err("no networks").0;
+        assert!(faults.len() == 1 && faults[0].starts_with("TRUSTED_PROXIES must be addresses"), "{faults:?}");
+    }
+}

@@ -9,10 +9,10 @@ use axum::http::header::CONTENT_LENGTH;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::error::ApiError;
-use crate::ids::{ConnectionId, ExtensionId, SessionId};
+use crate::ids::{ConnectionId, ContextId, ExtensionId, SessionId};
 
 /// The largest body a request may have.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -62,6 +62,9 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
             // Only what was expected: what was sent may be a secret in the wrong place.
             let at = if path == "." { "the body".to_owned() } else { path };
             ApiError::invalid(format!("{at}: {}", without_value(&inner.to_string())))
+        } else if serde_json::from_slice::<IgnoredAny>(bytes).is_ok() {
+            // The library takes a number where a word should be for a mistake of writing.
+            ApiError::invalid(format!("{path}: is not of the right type"))
         } else {
             ApiError::invalid(format!("the body is not valid JSON (line {}, column {})", inner.line(), inner.column()))
         }
@@ -135,6 +138,30 @@ impl<S: Send + Sync> FromRequestParts<S> for ConnectionPath {
     }
 }
 
+/// The context a path names. What cannot be an id is no context.
+pub struct ContextPath(pub ContextId);
+
+impl<S: Send + Sync> FromRequestParts<S> for ContextPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        id_in_path(parts, state).await.map(Self).ok_or_else(ApiError::context_not_found)
+    }
+}
+
+/// The project a path names.
+pub struct ProjectPath(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for ProjectPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        // What is no text is no name.
+        let Path(name) = Path::from_request_parts(parts, state).await.map_err(|_| ApiError::project_not_found())?;
+        Ok(Self(name))
+    }
+}
+
 async fn id_in_path<S: Send + Sync, T: FromStr>(parts: &mut Parts, state: &S) -> Option<T> {
     let Path(id) = Path::<String>::from_request_parts(parts, state).await.ok()?;
     id.parse().ok()
@@ -168,6 +195,13 @@ mod tests {
     struct Sample {
         max_sessions: Option<u32>,
         id: Option<SessionId>,
+        word: Option<Word>,
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Word {
+        Yes,
     }
 
     #[tokio::test(start_paused = true)]
@@ -196,6 +230,8 @@ mod tests {
             ),
             (r#"{"id": "hunter2"}"#, "id: not a valid session id"),
             (r#"["hunter2"]"#, "the body: invalid type: string, expected a whole number, not negative"),
+            (r#"{"word": "hunter2"}"#, "word: unknown variant, expected `yes`"),
+            (r#"{"word": 1}"#, "word: is not of the right type"),
             (r#"{"maxSessions": 1"#, "the body is not valid JSON (line 1, column 17)"),
             (r#"{} {}"#, "the body has more after its JSON"),
         ] {

@@ -7,22 +7,29 @@ use axum::extract::State;
 use axum::http::StatusCode;
 
 use super::body::{JsonBody, SessionPath};
+use super::objects;
 use crate::app::App;
 use crate::auth::ContainerCaller;
+use crate::browser_settings::ContextSetting;
+use crate::causes::Causes;
 use crate::clock::{now_ms, rfc3339};
+use crate::contexts;
 use crate::error::ApiError;
+use crate::extension;
 use crate::lifecycle;
 use crate::protocol::{
-    ClaimRequest, ClaimResponse, ClaimedSession, EndedRequest, FilesToken, MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT,
-    ReadyRequest, ReadyResponse, ReportResponse,
+    ClaimRequest, ClaimResponse, ClaimedContext, ClaimedExtension, ClaimedSession, EndedRequest, FilesToken,
+    MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT, MAX_TASK_ARN, ReadyRequest, ReadyResponse, ReportResponse,
 };
 use crate::session::{EndReason, Session};
+use crate::storage::Use;
 use crate::tokens::{Subject, Tokens};
 
-/// In characters. AWS gives none that is longer.
-const MAX_TASK_ARN: usize = 2_048;
 /// How long after a session's time is up its container may still store what it left.
 const FILES_TOKEN_EXTRA_MS: u64 = 10 * 60 * 1_000;
+
+/// How long a container may read the archive of an extension. It does so at once, and does not try for long.
+const EXTENSION_MS: u64 = 10 * 60 * 1_000;
 
 /// `POST /sessions/claim`
 pub async fn claim_sessions(
@@ -44,11 +51,12 @@ pub async fn claim_sessions(
         return Err(ApiError::new(StatusCode::CONFLICT, "container_replaced", message));
     }
     let now_ms = now_ms();
-    let sessions: Vec<_> = claimed
-        .sessions
-        .into_iter()
-        .map(|(session, lease)| ClaimedSession {
-            files_token: Some(files_token(&tokens, &session, now_ms)),
+    let mut sessions = Vec::with_capacity(claimed.sessions.len());
+    for (session, lease) in claimed.sessions {
+        let context = context(&app, &session).await;
+        let files_token = Some(files_token(&tokens, &session, now_ms));
+        let extension = extension_of(&app, &session, now_ms).await;
+        sessions.push(ClaimedSession {
             session_id: session.id,
             user_id: session.user_id,
             browser_settings: session.browser_settings,
@@ -56,9 +64,12 @@ pub async fn claim_sessions(
             expires_at: rfc3339(session.expires_at_ms),
             remaining_ms: session.expires_at_ms.saturating_sub(now_ms),
             keep_alive: session.keep_alive,
+            files_token,
+            context,
             lease,
-        })
-        .collect();
+            extension,
+        });
+    }
     Ok(Json(ClaimResponse {
         success: true,
         claimed_count: sessions.len(),
@@ -68,10 +79,33 @@ pub async fn claim_sessions(
     }))
 }
 
+/// Where the session's context is to be had. That one's cannot is no reason for the others to wait.
+async fn context(app: &App, session: &Session) -> Option<ClaimedContext> {
+    let ContextSetting { id, persist } = contexts::of_session(session)?;
+    let profile = contexts::profile(&session.owner(), &id);
+    let base = &app.addresses.api_endpoint;
+    let url = objects::address(app, base, &profile, Use::Read, session.expires_at_ms).await;
+    let url = url.inspect_err(|error| tracing::error!(session.id = %session.id, error = %Causes(error), "no context"));
+    Some(ClaimedContext { url: url.ok(), persist })
+}
+
 /// Good for longer than the session: what an ended one leaves is stored after its end.
 fn files_token(tokens: &Tokens, session: &Session, now_ms: u64) -> FilesToken {
-    let subject = Subject::Files { session: session.id.clone(), user: session.user_id.clone() };
+    let context = contexts::of_session(session).filter(|context| context.persist).map(|context| context.id);
+    let subject = Subject::Files { session: session.id.clone(), owner: session.owner(), context };
     FilesToken(tokens.mint(&subject, now_ms, session.expires_at_ms + FILES_TOKEN_EXTRA_MS))
+}
+
+/// Without an address if there is none to be had: that is the end of one session, and must not be that of the claim.
+async fn extension_of(app: &App, session: &Session, now_ms: u64) -> Option<ClaimedExtension> {
+    let sha256 = session.extension.clone()?;
+    let archive = extension::archive(&session.owner(), &sha256);
+    let base = &app.addresses.api_endpoint;
+    let url = objects::address(app, base, &archive, Use::Read, now_ms + EXTENSION_MS).await;
+    let url = url.inspect_err(|error| {
+        tracing::error!(session.id = %session.id, error = %Causes(error), "there is no address for its extension");
+    });
+    Some(ClaimedExtension { sha256, url: url.ok() })
 }
 
 /// Whether the container may ask so, and whether it makes sense.
@@ -157,17 +191,10 @@ pub async fn report_ended(
     SessionPath(id): SessionPath,
     JsonBody { value: report, .. }: JsonBody<EndedRequest>,
 ) -> Result<Json<ReportResponse>, ApiError> {
-    const REPORTABLE: [EndReason; 5] = [
-        EndReason::Released,
-        EndReason::BrowserCrashed,
-        EndReason::FailedToStart,
-        EndReason::Timeout,
-        EndReason::ContainerLost,
-    ];
-    if !REPORTABLE.contains(&report.reason) {
+    if !EndedRequest::REASONS.contains(&report.reason) {
         return Err(ApiError::invalid(format!(
             "reason: must be one of {}",
-            REPORTABLE.map(EndReason::as_str).join(", ")
+            EndedRequest::REASONS.map(EndReason::as_str).join(", ")
         )));
     }
     if lifecycle::ended(&app, &id, &caller.container, &report).await? {

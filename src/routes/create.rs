@@ -2,18 +2,23 @@
 //! and what a refusal is answered with.
 
 use aws_lc_rs::digest;
+use axum::Json;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::app::App;
 use crate::browser_settings::BrowserSettings;
 use crate::clock::now_ms;
+use crate::contexts;
 use crate::error::ApiError;
+use crate::extension;
 use crate::hex;
+use crate::ids::ArchiveHash;
 use crate::lifecycle;
 use crate::session::{NewSession, Session};
-use crate::store::{Allowance, Created, Idempotency, Limits};
+use crate::store::{self, Allowance, Idempotency, Limits, Whose};
 
 /// As JSON, in bytes.
 const MAX_USER_METADATA: usize = 4_096;
@@ -35,6 +40,15 @@ impl From<ApiError> for Refused {
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         (self.0, self.1).into_response()
+    }
+}
+
+/// 201, with headers that say what is left of a limit.
+pub struct Created<T>(pub HeaderMap, pub T);
+
+impl<T: Serialize> IntoResponse for Created<T> {
+    fn into_response(self) -> Response {
+        (StatusCode::CREATED, self.0, Json(self.1)).into_response()
     }
 }
 
@@ -82,48 +96,82 @@ pub fn attempt(headers: &HeaderMap, body: &[u8]) -> Option<Idempotency> {
     Some(Idempotency::Attempt { body: hash(body), attempt: attempt.into() })
 }
 
-/// What is left of what a user may do, if it is limited: how often it may, how often still, and in how many seconds
-/// as often as ever.
-fn rate_headers(limit: u64, allowance: &Allowance) -> HeaderMap {
-    let values = [limit, allowance.left, allowance.whole_in_ms.div_ceil(1_000)];
+/// What is left of a limit: how often it may be, how often still, and in how many seconds as often as ever.
+fn rate_headers(allowance: &Allowance) -> HeaderMap {
+    let values = [allowance.limit, allowance.left, allowance.whole_in_ms.div_ceil(1_000)];
     let named = ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"].map(HeaderName::from_static);
-    named.into_iter().zip(values.map(HeaderValue::from)).filter(|_| limit > 0).collect()
+    named.into_iter().zip(values.map(HeaderValue::from)).collect()
 }
 
-/// A new session, or the one that was created by the same request before, with what is left of the user's creates.
+/// The archive of the extension that the settings name, if they name one. Whoever is told 404 would look for the route.
+async fn extension_of(app: &App, new: &NewSession) -> Result<Option<ArchiveHash>, ApiError> {
+    let id = new.browser_settings.get("extensionId").and_then(Value::as_str).filter(|id| !id.is_empty());
+    let Some(id) = id else { return Ok(None) };
+    let found = match id.parse() {
+        Ok(id) => extension::find(&app.storage, &new.owner(), &id, now_ms()).await?,
+        Err(_) => None,
+    };
+    let unknown = || {
+        ApiError::new(StatusCode::BAD_REQUEST, "extension_not_found", "extensionId: must be of an extension of yours")
+    };
+    found.map(|extension| Some(extension.archive)).ok_or_else(unknown)
+}
+
+/// Whether the context that the settings name, if they name one, is there.
+async fn check_context(app: &App, new: &NewSession) -> Result<(), ApiError> {
+    let Some(context) = new.browser_settings.get("context").filter(|context| !context.is_null()) else { return Ok(()) };
+    let found = match context["id"].as_str().and_then(|id| id.parse().ok()) {
+        Some(id) => contexts::find(app, &new.owner(), &id).await?,
+        None => None,
+    };
+    let message = "browserSettings.context.id: must be of a context of yours";
+    found.map(drop).ok_or_else(|| ApiError::new(StatusCode::BAD_REQUEST, "context_not_found", message))
+}
+
+/// A new session, or the one that was created by the same request before, with what is left of the creates that are
+/// limited.
 pub async fn create(
     app: &App,
     new: &NewSession,
     idempotency: Option<&Idempotency>,
     limits: &Limits,
 ) -> Result<(HeaderMap, Session), Refused> {
+    check_context(app, new).await?;
+    let with_extension;
+    let new = match extension_of(app, new).await? {
+        None => new,
+        extension => {
+            with_extension = NewSession { extension, ..new.clone() };
+            &with_extension
+        }
+    };
     let error = match lifecycle::create(app, new, idempotency, limits).await.map_err(ApiError::from)? {
-        Created::New { session, allowance, .. } => {
-            return Ok((rate_headers(limits.creates_per_minute, &allowance), session));
+        store::Created::New { session, allowance, .. } => {
+            return Ok((allowance.as_ref().map(rate_headers).unwrap_or_default(), session));
         }
-        Created::Again(session) => return Ok((HeaderMap::new(), session)),
-        Created::TooFast { allowance, retry_ms } => {
-            let error = ApiError::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                "create_rate_limit",
-                format!("you may create {} sessions in a minute", limits.creates_per_minute),
-            );
-            let rate = rate_headers(limits.creates_per_minute, &allowance);
-            return Err(Refused(rate, error.retry_after_ms(retry_ms)));
+        store::Created::Again(session) => return Ok((HeaderMap::new(), session)),
+        store::Created::TooFast { whose, allowance, retry_ms } => {
+            let (code, who) = match whose {
+                Whose::User => ("create_rate_limit", "you"),
+                Whose::Project => ("project_create_rate_limit", "the keys of your project together"),
+            };
+            let message = format!("{who} may create {} sessions in a minute", allowance.limit);
+            let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, code, message);
+            return Err(Refused(rate_headers(&allowance), error.retry_after_ms(retry_ms)));
         }
-        Created::Conflict => ApiError::new(
+        store::Created::Conflict => ApiError::new(
             StatusCode::CONFLICT,
             "idempotency_conflict",
             "Idempotency-Key: was used with another body within the last 24 hours",
         )
         .not_to_be_retried(),
-        Created::Forgotten => ApiError::new(
+        store::Created::Forgotten => ApiError::new(
             StatusCode::CONFLICT,
             "idempotency_forgotten",
             "Idempotency-Key: made a session that has ended and is no longer kept",
         )
         .not_to_be_retried(),
-        Created::QueueFull(outlook) => {
+        store::Created::QueueFull(outlook) => {
             let error = ApiError::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "queue_full",
@@ -132,11 +180,14 @@ pub async fn create(
             let wait_ms = outlook.wait_ms(1, &app.policy, now_ms());
             error.retry_after_ms(wait_ms.map_or(FULL_RETRY_MS, |ms| ms.clamp(*RETRY_MS.start(), *RETRY_MS.end())))
         }
-        Created::UserLimit => {
-            let most = limits.max_per_user;
-            let message = format!("you have {most} sessions, which is your limit: end one, or wait until one ends");
-            let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "session_limit", message);
-            let rate = rate_headers(most, &Allowance { left: 0, whole_in_ms: FULL_RETRY_MS });
+        store::Created::Full(whose) => {
+            let (code, most, who) = match whose {
+                Whose::User => ("session_limit", limits.max_per_user, "you have"),
+                Whose::Project => ("project_session_limit", limits.max_per_project, "your project has"),
+            };
+            let message = format!("{who} {most} sessions, which is the limit: end one, or wait until one ends");
+            let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, code, message);
+            let rate = rate_headers(&Allowance { limit: most, left: 0, whole_in_ms: FULL_RETRY_MS });
             return Err(Refused(rate, error.retry_after_ms(FULL_RETRY_MS)));
         }
     };

@@ -8,8 +8,9 @@ use super::objects;
 use crate::app::App;
 use crate::auth::FilesCaller;
 use crate::clock::now_ms;
+use crate::contexts;
 use crate::error::ApiError;
-use crate::ids::{SessionId, UserId};
+use crate::ids::{Owner, SessionId};
 use crate::protocol::{FileKind, FileRequest, FileResponse};
 use crate::storage::{Kind, ObjectName, Use};
 
@@ -26,17 +27,24 @@ pub async fn address_file(
     if caller.session != id {
         return Err(ApiError::session_not_found());
     }
-    let name = name(kind, &id, &caller.user);
+    let owner = &caller.owner;
+    let name = match kind {
+        FileKind::Context => {
+            let context = caller.context.as_ref().ok_or_else(ApiError::context_not_found)?;
+            // It may have been deleted meanwhile.
+            contexts::find(&app, owner, context).await?.ok_or_else(ApiError::context_not_found)?;
+            contexts::profile(owner, context)
+        }
+        FileKind::Downloads => downloads(&id, owner),
+        FileKind::Logs => ObjectName::new(Kind::Logs, owner, &format!("{id}.json")),
+    };
     let until_ms = now_ms() + ADDRESS_SECONDS * 1_000;
     let base = app.addresses.api_endpoint.trim_end_matches('/');
     let url = objects::address(&app, base, &name, Use::Write, until_ms).await?;
     Ok(Json(FileResponse { url, expires_in_seconds: ADDRESS_SECONDS }))
 }
 
-/// What a session's file of that kind is called.
-pub fn name(kind: FileKind, session: &SessionId, user: &UserId) -> ObjectName {
-    match kind {
-        FileKind::Downloads => ObjectName::new(Kind::Downloads, user, &format!("{session}.zip")),
-        FileKind::Logs => ObjectName::new(Kind::Logs, user, &format!("{session}.json")),
-    }
+/// What a session has downloaded.
+pub fn downloads(session: &SessionId, owner: &Owner) -> ObjectName {
+    ObjectName::new(Kind::Downloads, owner, &format!("{session}.zip"))
 }

@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -13,14 +14,18 @@ use crate::error::ApiError;
 use crate::ids::{ContainerId, ServerId};
 use crate::scaling::{self, Plan};
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "Fleet")]
 pub struct FleetView {
+    #[schemars(extend("format" = "date-time"))]
     at: String,
     /// When somebody last looked at the fleet to act on it, and since when without a gap.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
     looked_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
     watched_since: Option<String>,
     queue: QueueView,
     slots: SlotsView,
@@ -30,6 +35,7 @@ pub struct FleetView {
     failed_starts: Option<FailedStartsView>,
     /// Until when none is started, as too much was asked of the fleet.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
     throttled_until: Option<String>,
     servers: Vec<ServerView>,
     policy: PolicyView,
@@ -39,34 +45,41 @@ pub struct FleetView {
     decisions: Vec<Value>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "FleetQueue")]
 struct QueueView {
     length: u64,
     users: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
     since: Option<String>,
     /// How long a session would wait that came now, if it goes on as lately.
     #[serde(skip_serializing_if = "Option::is_none")]
     estimated_wait_ms: Option<u64>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "FleetSlots")]
 struct SlotsView {
     total: u64,
     used: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "FleetContainer")]
 struct ContainerView {
     container_id: ContainerId,
     status: &'static str,
     active_sessions: u64,
     max_sessions: u64,
+    #[schemars(extend("format" = "date-time"))]
     started_at: String,
+    #[schemars(extend("format" = "date-time"))]
     last_heartbeat: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
     idle_since: Option<String>,
     /// Whether the control plane started it.
     launched: bool,
@@ -74,32 +87,40 @@ struct ContainerView {
     task_arn: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "FleetStarting")]
 struct StartingView {
     container_id: ContainerId,
     /// When it is given up.
+    #[schemars(extend("format" = "date-time"))]
     deadline: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "FailedStarts")]
 struct FailedStartsView {
     attempts: u64,
+    #[schemars(extend("format" = "date-time"))]
     last_at: String,
     last_error: String,
+    #[schemars(extend("format" = "date-time"))]
     next_attempt_at: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "FleetServer")]
 struct ServerView {
     server_id: ServerId,
+    #[schemars(extend("format" = "date-time"))]
     last_heartbeat: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "FleetPolicy")]
 struct PolicyView {
     max_sessions_per_container: u64,
     min_containers: u64,

@@ -1,23 +1,17 @@
 //! Where files are kept in a directory: what a bucket does with its signed addresses.
 
-#[cfg(feature = "native")]
 use axum::body::Body;
-#[cfg(feature = "native")]
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-#[cfg(feature = "native")]
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-#[cfg(feature = "native")]
 use axum::response::{IntoResponse as _, Response};
 
 use crate::app::App;
-#[cfg(feature = "native")]
 use crate::auth::verify_token;
 use crate::clock::now_ms;
 use crate::error::ApiError;
 use crate::storage::{Address, ObjectName, StorageError, Use};
 use crate::tokens::Subject;
-#[cfg(feature = "native")]
 use crate::tokens::TokenError;
 
 /// The largest file that is taken, in bytes. One that a browser writes in a whole session may be as large.
@@ -57,7 +51,6 @@ impl From<StorageError> for ApiError {
 }
 
 /// `GET /objects/{token}`
-#[cfg(feature = "native")]
 pub async fn read_object(State(app): State<App>, Path(token): Path<String>) -> Result<Response, ApiError> {
     let name = opened(&app, &token, Use::Read).await?;
     let file = app.storage.read(&name).await?.ok_or_else(|| ApiError::not_found("object_not_found", "no such file"))?;
@@ -67,7 +60,6 @@ pub async fn read_object(State(app): State<App>, Path(token): Path<String>) -> R
 }
 
 /// `PUT /objects/{token}`
-#[cfg(feature = "native")]
 pub async fn write_object(
     State(app): State<App>,
     Path(token): Path<String>,
@@ -79,7 +71,6 @@ pub async fn write_object(
 }
 
 /// The file that a token is the address of.
-#[cfg(feature = "native")]
 async fn opened(app: &App, token: &str, wanted: Use) -> Result<ObjectName, ApiError> {
     match verify_token(app, token).await? {
         Subject::Object { name, to } if to == wanted => Ok(name),

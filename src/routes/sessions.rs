@@ -2,17 +2,18 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::HeaderMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::body::{JsonBody, QueryOf, SessionPath};
-use super::create::{self, Refused};
+use super::create::{self, Created, Refused};
 use crate::app::App;
 use crate::auth::Caller;
+use crate::browser_settings::BrowserSettings;
 use crate::clock::{now_ms, rfc3339};
 use crate::error::ApiError;
 use crate::ids::{ContainerId, ProjectId, SessionId, UserId};
@@ -23,34 +24,50 @@ use crate::tokens::{Subject, Tokens};
 
 const DEFAULT_TIMEOUT_MINUTES: f64 = 60.0;
 const MAX_TIMEOUT_MINUTES: f64 = 360.0;
-#[derive(Debug, Deserialize)]
+const DEFAULT_PAGE: u64 = 20;
+const MAX_PAGE: u64 = 100;
+
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CreateSession {
-    /// Minutes.
+    /// Minutes, from the creation on.
+    #[schemars(with = "Option<u32>", range(min = 1, max = MAX_TIMEOUT_MINUTES as u32))]
+    #[schemars(extend("default" = DEFAULT_TIMEOUT_MINUTES as u32))]
     timeout: Option<f64>,
+    #[schemars(with = "Option<BrowserSettings>")]
     browser_settings: Option<Map<String, Value>>,
+    /// Whether it goes on when its last client has gone.
+    #[schemars(extend("default" = false))]
     keep_alive: Option<bool>,
+    /// Whatever it is to be known by: at most 4096 bytes of JSON.
     user_metadata: Option<Map<String, Value>>,
 }
 
 /// What is answered for a session.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "Session")]
 pub struct SessionView {
     id: SessionId,
+    /// The same.
     session_id: SessionId,
     status: SessionStatus,
     user_id: UserId,
+    #[schemars(extend("format" = "date-time"))]
     created_at: String,
+    #[schemars(extend("format" = "date-time"))]
     last_activity: String,
+    #[schemars(extend("format" = "date-time"))]
     expires_at: String,
     /// Milliseconds.
     timeout: u64,
     keep_alive: bool,
+    /// Where CDP is spoken to its browser. It can be opened at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     connect_url: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
+    /// As they were sent, and while it lives with `cdpUrl` (its `connectUrl`) and `token`.
     browser_settings: Map<String, Value>,
     user_metadata: Map<String, Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,12 +75,14 @@ pub struct SessionView {
     #[serde(skip_serializing_if = "Option::is_none")]
     task_arn: Option<String>,
     active_connections: u64,
+    /// From 1, while it is pending.
     #[serde(skip_serializing_if = "Option::is_none")]
     queue_position: Option<u64>,
     /// By what is on its way, or at the rate at which the queue has moved lately.
     #[serde(skip_serializing_if = "Option::is_none")]
     estimated_wait_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
     ended_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     end_reason: Option<EndReason>,
@@ -126,6 +145,7 @@ impl CreateSession {
             timeout_ms: minutes as u64 * 60_000,
             keep_alive: self.keep_alive.unwrap_or(false),
             browser_settings: create::browser_settings(self.browser_settings.unwrap_or_default())?,
+            extension: None,
             user_metadata: create::user_metadata(self.user_metadata.unwrap_or_default())?,
         })
     }
@@ -137,13 +157,13 @@ pub async fn create_session(
     caller: Caller,
     headers: HeaderMap,
     JsonBody { value: request, bytes }: JsonBody<CreateSession>,
-) -> Result<Response, Refused> {
+) -> Result<Created<SessionView>, Refused> {
     let idempotency = create::idempotency(&headers, &bytes)?;
     let tokens = app.tokens.get(now_ms()).await.map_err(ApiError::from)?;
     let limits = caller.limits(&app.limits);
     let new = request.check(caller.user, caller.project)?;
     let (rate, session) = create::create(&app, &new, idempotency.as_ref(), &limits).await?;
-    Ok((StatusCode::CREATED, rate, Json(view(&app, &tokens, &headers, session))).into_response())
+    Ok(Created(rate, view(&app, &tokens, &headers, session)))
 }
 
 /// `GET /sessions/{id}`
@@ -154,7 +174,7 @@ pub async fn get_session(
     headers: HeaderMap,
 ) -> Result<Json<SessionView>, ApiError> {
     let tokens = app.tokens.get(now_ms()).await?;
-    match lifecycle::find(&app, &id, &caller.user).await? {
+    match lifecycle::find(&app, &id, &caller.owner()).await? {
         Some(session) => Ok(Json(view(&app, &tokens, &headers, session))),
         None => Err(ApiError::session_not_found()),
     }
@@ -168,20 +188,22 @@ pub async fn delete_session(
     headers: HeaderMap,
 ) -> Result<Json<SessionView>, ApiError> {
     let tokens = app.tokens.get(now_ms()).await?;
-    match lifecycle::release(&app, &id, &caller.user).await? {
+    match lifecycle::release(&app, &id, &caller.owner()).await? {
         Some(session) => Ok(Json(view(&app, &tokens, &headers, session))),
         None => Err(ApiError::session_not_found()),
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub struct ListSessions {
     status: Option<SessionStatus>,
+    #[schemars(range(min = 1, max = MAX_PAGE), extend("default" = DEFAULT_PAGE))]
     limit: Option<u64>,
+    /// The `nextCursor` of the page before.
     cursor: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionPage {
     sessions: Vec<SessionView>,
@@ -203,9 +225,9 @@ pub async fn list_sessions(
     headers: HeaderMap,
     QueryOf(query): QueryOf<ListSessions>,
 ) -> Result<Json<SessionPage>, ApiError> {
-    let limit = query.limit.unwrap_or(20);
-    if !(1..=100).contains(&limit) {
-        return Err(ApiError::invalid("limit: must be from 1 to 100"));
+    let limit = query.limit.unwrap_or(DEFAULT_PAGE);
+    if !(1..=MAX_PAGE).contains(&limit) {
+        return Err(ApiError::invalid(format!("limit: must be from 1 to {MAX_PAGE}")));
     }
     let after = match &query.cursor {
         None => None,
@@ -215,7 +237,7 @@ pub async fn list_sessions(
     };
     let tokens = app.tokens.get(now_ms()).await?;
     let wanted = Wanted { status: query.status, ..Wanted::default() };
-    let (sessions, end) = app.store.list(&caller.user, &wanted, limit, after.as_ref()).await?;
+    let (sessions, end) = app.store.list(&caller.owner(), &wanted, limit, after.as_ref()).await?;
     Ok(Json(SessionPage {
         sessions: sessions.into_iter().map(|session| view(&app, &tokens, &headers, session)).collect(),
         next_cursor: end.map(|end| URL_SAFE_NO_PAD.encode(format!("{} {}", end.created_at_ms, end.id))),

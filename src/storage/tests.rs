@@ -18,7 +18,7 @@ fn fresh() -> (Dir, Storage) {
 }
 
 fn name(text: &str) -> ObjectName {
-    ObjectName::new(Kind::Extensions, &"u1".parse().expect("a user"), text)
+    ObjectName::new(Kind::Extensions, &"user:u1".parse().expect("an owner"), text)
 }
 
 #[tokio::test]
@@ -52,7 +52,7 @@ async fn what_breaks_off_or_is_too_large_leaves_what_was_there() {
     let error = storage.put_stream(&name, large, 5).await.expect_err("too large");
     assert!(matches!(error, StorageError::TooLarge(5)), "{error}");
     assert_eq!(storage.get(&name).await.expect("asked").as_deref(), Some(&b"whole"[..]));
-    let files = std::fs::read_dir(dir.0.join("extensions/u1")).expect("a directory").count();
+    let files = std::fs::read_dir(dir.0.join("extensions/user/u1")).expect("a directory").count();
     assert_eq!(files, 1, "something of what broke off is left");
     let fits = stream::iter([piece("12"), piece("345")]);
     storage.put_stream(&name, fits, 5).await.expect("put");
@@ -63,7 +63,7 @@ async fn what_breaks_off_or_is_too_large_leaves_what_was_there() {
 async fn files_of_a_kind_are_forgotten_when_they_are_old() {
     let (_dir, storage) = fresh();
     let old = name("ext_1.zip");
-    let other = ObjectName::new(Kind::Contexts, &"u1".parse().expect("a user"), "ctx_1");
+    let other = ObjectName::new(Kind::Contexts, &"user:u1".parse().expect("an owner"), "ctx_1");
     for name in [&old, &other] {
         storage.put(name, "x".into()).await.expect("put");
     }

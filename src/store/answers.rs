@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::ids::{ContainerId, SessionId, UserId};
+use crate::ids::{ContainerId, Owner, SessionId, UserId};
 use crate::protocol::WaitingConnection;
 use crate::session::{EndReason, Outlook, Session, SessionStatus};
 
@@ -16,6 +16,9 @@ pub struct Limits {
     pub max_per_user: u64,
     /// How many sessions a user may create in a minute. 0: no limit.
     pub creates_per_minute: u64,
+    /// The same of all that one project's keys create together. 0: no limit, as long as no record of a key says one.
+    pub max_per_project: u64,
+    pub project_creates_per_minute: u64,
     /// How long a session may wait for a container.
     pub queue_wait_ms: u64,
     /// How long a claimed session may wait for its browser.
@@ -39,7 +42,7 @@ pub enum Idempotency {
     Attempt { body: String, attempt: u64 },
 }
 
-/// Which of a user's sessions are listed.
+/// Which of an owner's sessions are listed.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
     pub status: Option<SessionStatus>,
@@ -55,24 +58,34 @@ pub struct MetadataQuery {
     pub value: String,
 }
 
-/// What is left of how much a user may create in a minute; means something only if there is a limit.
+/// What is left of how much a user, or all of a project, may create in a minute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Allowance {
+    pub limit: u64,
     pub left: u64,
     /// How long until all of it is there again.
     pub whole_in_ms: u64,
 }
 
+/// Whose limit it is that was reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    User,
+    Project,
+}
+
 #[derive(Debug)]
 pub enum Created {
-    /// `launch` is the container whose start was reserved: start it, or give it back.
+    /// `launch` is the container whose start was reserved: start it, or give it back. Of several limits the one is told
+    /// of which least is left.
     New {
         session: Session,
         launch: Option<ContainerId>,
-        allowance: Allowance,
+        allowance: Option<Allowance>,
     },
-    /// Its user has created as many within a minute as may be.
+    /// As many have been created within a minute as may be.
     TooFast {
+        whose: Whose,
         allowance: Allowance,
         retry_ms: u64,
     },
@@ -83,7 +96,8 @@ pub enum Created {
     /// The same request made a session that is no longer kept.
     Forgotten,
     QueueFull(Outlook),
-    UserLimit,
+    /// As many live as may.
+    Full(Whose),
 }
 
 /// What a move leaves behind whose answer never came (Redis hung, or the client went away): Redis may carry it
@@ -93,7 +107,7 @@ pub struct Unanswered {
     pub container: ContainerId,
     /// With its owner. None if nobody has created one, or its owner can come back for it: the repeated create is known
     /// again.
-    pub unwanted: Option<(SessionId, UserId)>,
+    pub unwanted: Option<(SessionId, Owner)>,
 }
 
 /// Why a container that was reserved does not come.
@@ -162,6 +176,8 @@ pub enum Connect {
 /// A session, for those who only look at it.
 #[derive(Debug)]
 pub struct View {
+    pub owner: Owner,
+    /// Who created it.
     pub user: UserId,
     pub at: ViewedAt,
 }
@@ -237,7 +253,7 @@ impl std::str::FromStr for Outcome {
 /// Who wants a session to end.
 #[derive(Debug, Clone, Copy)]
 pub enum EndedBy<'a> {
-    Owner(&'a UserId),
+    Owner(&'a Owner),
     Holder { container: &'a ContainerId, lease: u64 },
 }
 

@@ -35,8 +35,11 @@ if redis.call('EXISTS', key) == 0 then
   if a.launched and expected then note_came(math.max(0, a.now - (tonumber(deadline) - a.launch_wait))) end
   local full = redis.call('ZCARD', STARTING) + redis.call('ZCARD', CONTAINERS) >= a.max_containers
   if a.launched and not expected and full then return { 'surplus', reported } end
+  -- It holds nothing, unless its hash alone was taken away by hand.
+  local holds = redis.call('SCARD', held)
+  redis.call('HINCRBY', FLEET, 'used', holds)
   redis.call('HSET', key, 'containerId', a.container, 'startedAt', a.now, 'idleSince', a.now,
-    'activeSessions', 0, 'maxSessions', a.max, 'draining', '0', 'launched', a.launched and '1' or '0')
+    'activeSessions', holds, 'maxSessions', a.max, 'draining', '0', 'launched', a.launched and '1' or '0')
   redis.call('HINCRBY', FLEET, 'slots', a.max)
 end
 local draining = redis.call('HGET', key, 'draining') == '1'

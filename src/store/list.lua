@@ -1,5 +1,5 @@
--- Reads a page of a user's sessions, newest first.
--- ARGV: user, limit, status? (pending, active or ended), reasons? (of which those that ended, ended for one),
+-- Reads a page of an owner's sessions, newest first.
+-- ARGV: owner, limit, status? (pending, active or ended), reasons? (of which those that ended, ended for one),
 --   metadata? {path, value} (whose userMetadata has that text there), after? {created_at, id},
 --   scan (entries to look at)
 -- Replies: page, [session..], created_at and id of the last entry looked at if there may be more, else '', ''
@@ -25,7 +25,7 @@ local function is_wanted(id, status)
 end
 
 local live_only = a.status == 'pending' or a.status == 'active'
-local index = live_only and user_live_key(a.user) or user_sessions_key(a.user)
+local index = live_only and live_of(a.owner) or sessions_of(a.owner)
 local from = given(a.after) and a.after.created_at or '+inf'
 local found, looked, offset = {}, 0, 0
 local last_score, last_id = '', ''
@@ -40,11 +40,12 @@ while #found < a.limit and looked < a.scan do
       if #found >= a.limit or looked >= a.scan then return { 'page', found, last_score, last_id } end
       looked = looked + 1
       last_score, last_id = score, id
-      local status = redis.call('HGET', session_key(id), 'status')
-      if not status then
+      local fields = redis.call('HMGET', session_key(id), 'status', 'userId', 'projectId')
+      if not fields[1] then
         redis.call('ZREM', index, id)
         offset = offset - 1
-      elseif is_wanted(id, status) then
+      -- What lives of a user's may be a project's.
+      elseif owner_of(fields[2], fields[3]) == a.owner and is_wanted(id, fields[1]) then
         table.insert(found, session(id))
       end
     end

@@ -110,7 +110,7 @@ impl Reply {
     /// All that is known of the fleet.
     pub fn fleet(&mut self) -> Result<FleetSnapshot, StoreError> {
         let (watched_since_ms, looked_at_ms) = (self.number()?, self.number()?);
-        let (slots, used) = (self.number()?, self.number()?);
+        let (slots, used, mended) = (self.number()?, self.number()?, self.number()? == 1);
         let mut containers = Vec::new();
         let mut list = self.list()?;
         while !list.is_empty() {
@@ -138,6 +138,7 @@ impl Reply {
             queue,
             slots,
             used,
+            mended,
             containers,
             starting,
             servers,
@@ -194,6 +195,7 @@ impl Reply {
             timeout_ms: fields.parse("timeout")?,
             keep_alive: fields.text("keepAlive")? == "1",
             browser_settings: fields.object("browserSettings")?,
+            extension: fields.optional("extension")?,
             user_metadata: fields.object("userMetadata")?,
             container_id: fields.optional("containerId")?,
             task_arn: fields.0.remove("taskArn"),

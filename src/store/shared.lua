@@ -25,13 +25,22 @@ local function messages_key(id) return P .. 'connection:' .. id .. ':messages' e
 local function container_key(id) return P .. 'container:' .. id end
 local function held_key(id) return P .. 'container:' .. id .. ':sessions' end
 local function server_key(id) return P .. 'server:' .. id .. ':connections' end
-local function user_sessions_key(id) return P .. 'user:' .. id .. ':sessions' end
-local function user_rate_key(id) return P .. 'user:' .. id .. ':rate' end
+
+-- Whose a session is (`project:` or `user:` and a name): its project's, or else its user's.
+local function owner_of(user, project) return project and 'project:' .. project or 'user:' .. user end
+-- The owner's sessions that are kept, and those that live, by the time they were created. What lives of a project's is
+-- also listed as its user's: both may be limited.
+local function sessions_of(owner) return P .. owner .. ':sessions' end
+local function live_of(owner) return P .. owner .. ':live' end
+-- How fast its sessions are created.
+local function rate_of(owner) return P .. owner .. ':rate' end
+
+-- What one user does in one project, or in none: a repeated request is known again only there.
+local function account_of(user, project) return project and user .. '@' .. project or user end
 -- The creates of one body that a client may repeat without knowing whether they were carried out: the sessions they
 -- made, by time, and how many of them were refused.
-local function repeats_key(user, body) return P .. 'repeats:' .. user .. ':' .. body end
-local function refused_key(user, body) return repeats_key(user, body) .. ':refused' end
-local function user_live_key(id) return P .. 'user:' .. id .. ':live' end
+local function repeats_key(account, body) return P .. 'repeats:' .. account .. ':' .. body end
+local function refused_key(account, body) return repeats_key(account, body) .. ':refused' end
 
 local function number(text) return tonumber(text or 0) or 0 end
 
@@ -206,17 +215,21 @@ local function leave_container(id, container, now)
   note_room(container)
 end
 
--- How long a user's sessions had a container, in milliseconds: counted by project, when they end.
-local function usage_of(user, project) return user .. ' ' .. (project or '') end
+-- Takes a session out of the lists of what lives.
+local function no_longer_live(id, user, project)
+  redis.call('ZREM', live_of('user:' .. user), id)
+  if project then redis.call('ZREM', live_of('project:' .. project), id) end
+end
 
 local function end_session(id, now, reason, retention)
   local key = session_key(id)
   local fields = redis.call('HMGET', key, 'status', 'userId', 'containerId', 'claimedAt', 'projectId')
-  local user, container = fields[2], fields[3]
+  local user, container, project = fields[2], fields[3], fields[5]
   if fields[1] == 'pending' then leave_queue(id, user) end
   if container then leave_container(id, container, now) end
   if fields[4] then
-    redis.call('HINCRBY', USAGE, usage_of(user, fields[5]), math.max(0, now - number(fields[4])))
+    -- How long an owner's sessions had a container, in milliseconds.
+    redis.call('HINCRBY', USAGE, owner_of(user, project), math.max(0, now - number(fields[4])))
   end
   for _, connection in ipairs(redis.call('SMEMBERS', connections_key(id))) do
     -- Ours are closed by the server that holds them, which hears of the end.
@@ -224,7 +237,7 @@ local function end_session(id, now, reason, retention)
     forget_connection(id, connection)
   end
   redis.call('ZREM', DEADLINES, id)
-  redis.call('ZREM', user_live_key(user), id)
+  no_longer_live(id, user, project)
   if retention > 0 then
     redis.call('HDEL', key, 'waitUntil', 'waitReason', 'cdpSecret', 'ready', 'reached',
       'heldBytes', 'heldMessages')
@@ -234,7 +247,7 @@ local function end_session(id, now, reason, retention)
     redis.call('PEXPIRE', key, retention + 3600000)
   else
     redis.call('DEL', key)
-    redis.call('ZREM', user_sessions_key(user), id)
+    redis.call('ZREM', sessions_of(owner_of(user, project)), id)
   end
   publish('ended ' .. id .. ' ' .. reason .. ' ' .. (container or '-'))
 end

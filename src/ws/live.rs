@@ -6,6 +6,9 @@
 
 use axum::http::{HeaderMap, StatusCode};
 
+use schemars::JsonSchema;
+use serde::Deserialize;
+
 use super::gone;
 use crate::addresses::Addresses;
 use crate::app::App;
@@ -21,11 +24,26 @@ const NOT_READY_RETRY_MS: u64 = 1_000;
 pub const NOT_READY: &str = "session_not_ready";
 const UNREACHABLE_RETRY_MS: u64 = 500;
 
-/// Where a session of `user` is reached, and when its time is up.
-pub async fn find(app: &App, id: &SessionId, user: &UserId) -> Result<(Route, u64), ApiError> {
+#[derive(Deserialize, JsonSchema)]
+pub struct LiveQuery {
+    pub token: Option<String>,
+    /// One of the session's pages; the one that was last active, if it is not said.
+    pub page: Option<PageId>,
+}
+
+/// Where a session is reached, who created it, and when its time is up.
+pub struct Seen {
+    pub route: Route,
+    pub user: UserId,
+    pub expires_at_ms: u64,
+}
+
+/// A session that has a browser, for one who may see it. `is_theirs`: an API key opens what its owner has,
+/// and a token the session that its user created.
+pub async fn find(app: &App, id: &SessionId, is_theirs: impl FnOnce(&View) -> bool) -> Result<Seen, ApiError> {
     match app.store.view(id).await? {
-        Some(View { user: owner, at }) if owner == *user => match at {
-            ViewedAt::Ready { route, expires_at_ms } => Ok((route, expires_at_ms)),
+        Some(view) if is_theirs(&view) => match view.at {
+            ViewedAt::Ready { route, expires_at_ms } => Ok(Seen { route, user: view.user, expires_at_ms }),
             ViewedAt::Waiting => Err(ApiError::new(
                 StatusCode::CONFLICT,
                 NOT_READY,

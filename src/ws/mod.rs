@@ -19,6 +19,7 @@ use std::time::Duration;
 use axum::extract::Query;
 use axum::http::header::USER_AGENT;
 use axum::http::{HeaderMap, StatusCode, Uri};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -50,9 +51,10 @@ const CROWDED_RETRY_MS: u64 = 5_000;
 const _: () = assert!(BRING.as_secs() + ANSWER_TIMEOUT.as_secs() + 5 < GATEWAY_CALL_SECONDS);
 const _: () = assert!(DELIVER.as_secs() + 10 < GATEWAY_CALL_SECONDS);
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct ConnectQuery {
+pub struct ConnectQuery {
+    /// If it is said, the token must be this session's.
     session_id: Option<SessionId>,
     token: Option<String>,
 }

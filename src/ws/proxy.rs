@@ -9,7 +9,6 @@ use axum::extract::{Request, State};
 use axum::http::header::{HeaderName, HeaderValue};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
-use serde_json::Value;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::{authorize, crowded, gone};
@@ -20,7 +19,7 @@ use crate::config::TICK;
 use crate::error::ApiError;
 use crate::ids::{ConnectionId, SessionId};
 use crate::lifecycle;
-use crate::protocol::CDP_SECRET_HEADER;
+use crate::protocol::{CDP_SECRET_HEADER, DiscoverResponse};
 use crate::routes::SessionPath;
 use crate::session::{EndReason, Session, SessionStatus};
 use crate::splice::{CloseFrame, SpliceOptions, splice};
@@ -64,14 +63,15 @@ pub async fn discover(
     SessionPath(id): SessionPath,
     uri: Uri,
     headers: HeaderMap,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<DiscoverResponse>, ApiError> {
     let id = authorize(&app, &uri, &headers, Some(&id)).await?;
     let (session, details) = wait_until_ready(&app, &id).await?;
     let subject = Subject::Connect { session: id.clone(), user: session.user_id };
     let token = app.tokens.get(now_ms()).await?.mint(&subject, now_ms(), session.expires_at_ms);
     let mut version = details.version;
-    version.insert("webSocketDebuggerUrl".to_owned(), app.addresses.connect_url(&headers, &id, &token).into());
-    Ok(Json(version.into()))
+    version.remove("webSocketDebuggerUrl");
+    let web_socket_debugger_url = app.addresses.connect_url(&headers, &id, &token);
+    Ok(Json(DiscoverResponse { version, web_socket_debugger_url }))
 }
 
 /// A connection that is entered in the store, or may be: the answer can be lost, and Redis carry out what it was
@@ -144,10 +144,7 @@ impl Drop for Entered {
 async fn connect(app: &App, id: SessionId, mut request: Request) -> Result<Response, ApiError> {
     let upgrade = match Upgrade::from_request(&mut request) {
         Ok(upgrade) => upgrade,
-        Err(refusal) => {
-            let error = ApiError::new(refusal.status(), "not_a_websocket", refusal.to_string());
-            return Ok((refusal.headers(), error).into_response());
-        }
+        Err(refusal) => return Ok(refusal.into_response()),
     };
     if app.draining.is_cancelled() {
         return Err(ApiError::stopping());
@@ -171,11 +168,8 @@ async fn connect(app: &App, id: SessionId, mut request: Request) -> Result<Respo
             }
         };
         let close = closing(&app, &id, &mut watch, expires_at_ms);
-        // A container that was killed is found lost by its silence, by the next look that is taken.
-        let reason_wait = Duration::from_millis(app.policy.lost_after_ms) + TICK * 3;
-        let options = SpliceOptions { reason_wait, ..SpliceOptions::default() };
         let _open = app.metrics.connection();
-        let report = splice(client, browser, options, close).await;
+        let report = splice(client, browser, splice_options(&app), close).await;
         tracing::info!(
             session.id = %id, connection.id = %entered.connection, bytes.to_client = report.bytes_to_client,
             bytes.to_browser = report.bytes_to_browser, ended_by = ?report.ended_by, "client disconnected"
@@ -265,6 +259,13 @@ async fn wait(app: &App, watch: &mut SessionWatch, pause: Duration, deadline: In
         return Err(ApiError::new(StatusCode::GATEWAY_TIMEOUT, "session_not_ready", message).retry_after_ms(1_000));
     }
     Ok(())
+}
+
+/// How a client's socket and its browser's are put together.
+pub fn splice_options(app: &App) -> SpliceOptions {
+    // A container that was killed is found lost by its silence, by the next look that is taken.
+    let reason_wait = Duration::from_millis(app.policy.lost_after_ms) + TICK * 3;
+    SpliceOptions { reason_wait, ..SpliceOptions::default() }
 }
 
 /// Resolves when the session has ended, with what its clients are to be told; or when this server is to end.

@@ -17,22 +17,20 @@ use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde::Deserialize;
 use tokio::time::{Instant, sleep_until};
 
-use super::live::{self, find};
-use super::proxy::{DIAL_TIMEOUT, closing};
+use super::live::{self, LiveQuery, Seen, find};
+use super::proxy::{DIAL_TIMEOUT, closing, splice_options};
 use crate::app::App;
 use crate::auth::{bearer, verify_token_until};
 use crate::causes::Causes;
 use crate::clock::now_ms;
-use crate::config::TICK;
 use crate::container_client::ContainerError;
 use crate::error::ApiError;
 use crate::ids::{SessionId, UserId};
 use crate::protocol::{CDP_SECRET_HEADER, PageId, PagesResponse};
 use crate::routes::SessionPath;
-use crate::splice::{CloseFrame, SpliceOptions, splice};
+use crate::splice::{CloseFrame, splice};
 use crate::store::Route;
 use crate::tokens::{Subject, TokenError};
 use crate::upgrade::{self, DialError, Upgrade};
@@ -51,12 +49,6 @@ struct Viewer {
     user: UserId,
     drives: bool,
     until_ms: u64,
-}
-
-#[derive(Deserialize)]
-struct LiveQuery {
-    token: Option<String>,
-    page: Option<PageId>,
 }
 
 async fn authorize(
@@ -131,12 +123,12 @@ pub async fn list_pages(
     SessionPath(id): SessionPath,
     uri: Uri,
     headers: HeaderMap,
-) -> Result<Response, ApiError> {
+) -> Result<([(HeaderName, HeaderValue); 1], Json<PagesResponse>), ApiError> {
     let (viewer, _) = authorize(&app, &uri, &headers, &id).await?;
-    let (route, _) = find(&app, &id, &viewer.user).await?;
+    let Seen { route, .. } = find(&app, &id, |view| view.user == viewer.user).await?;
     let pages = live::pages(&app, &route).await?;
     let fresh = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
-    Ok((fresh, Json(PagesResponse { pages })).into_response())
+    Ok((fresh, Json(PagesResponse { pages })))
 }
 
 /// `GET /sessions/{id}/devtools/{token}/{file}`: the DevTools of the session's browser, for one who may drive it. The token
@@ -152,7 +144,7 @@ pub async fn show_devtools(
     if !viewer.drives {
         return Err(TokenError::Invalid.into());
     }
-    let (route, _) = find(&app, &id, &viewer.user).await?;
+    let Seen { route, .. } = find(&app, &id, |view| view.user == viewer.user).await?;
     let not_there = || ApiError::not_found("file_not_found", "the browser's DevTools have no such file");
     // It becomes part of a path again.
     if !file.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'%')) {
@@ -186,17 +178,14 @@ pub async fn watch_page(
     let (viewer, page) = authorize(&app, request.uri(), request.headers(), &id).await?;
     let upgrade = match Upgrade::from_request(&mut request) {
         Ok(upgrade) => upgrade,
-        Err(refusal) => {
-            let error = ApiError::new(refusal.status(), "not_a_websocket", refusal.to_string());
-            return Ok((refusal.headers(), error).into_response());
-        }
+        Err(refusal) => return Ok(refusal.into_response()),
     };
     if app.draining.is_cancelled() {
         return Err(ApiError::stopping());
     }
     // Before the look: of an end that comes after it somebody tells.
     let mut events = app.events.session(&id);
-    let (route, expires_at_ms) = find(&app, &id, &viewer.user).await?;
+    let Seen { route, expires_at_ms, .. } = find(&app, &id, |view| view.user == viewer.user).await?;
     let browser = dial(&route, page.as_ref(), viewer.drives).await?;
     tracing::info!(session.id = %id, drives = viewer.drives, "viewer connected");
     let (response, client) = upgrade.accept();
@@ -210,10 +199,8 @@ pub async fn watch_page(
                 () = sleep_until(expired), if viewer.until_ms < expires_at_ms => LINK_EXPIRED,
             }
         };
-        let reason_wait = Duration::from_millis(app.policy.lost_after_ms) + TICK * 3;
-        let options = SpliceOptions { reason_wait, ..SpliceOptions::default() };
         let _open = app.metrics.viewer();
-        let report = splice(client, browser, options, close).await;
+        let report = splice(client, browser, splice_options(&app), close).await;
         tracing::info!(
             session.id = %id, drives = viewer.drives, bytes.to_client = report.bytes_to_client,
             ended_by = ?report.ended_by, "viewer disconnected"

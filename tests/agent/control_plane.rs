@@ -94,6 +94,22 @@ impl ControlPlane {
         session
     }
 
+    /// With something of its own.
+    pub fn hand_out_with(
+        &self,
+        settings: Value,
+        lease: u64,
+        remaining: Duration,
+        change: impl FnOnce(&mut ClaimedSession),
+    ) -> SessionId {
+        let Value::Object(browser_settings) = settings else { panic!("settings are an object") };
+        let mut claimed = claimed(SessionId::random(), browser_settings, lease, remaining);
+        change(&mut claimed);
+        let session = claimed.session_id.clone();
+        self.now(|script| script.queue.push_back(claimed));
+        session
+    }
+
     /// Waits until `look` finds something, and says what was there when it never did.
     pub async fn until<T, D: Debug>(
         &self,
@@ -167,8 +183,10 @@ fn claimed(
         expires_at: rfc3339(now_ms() + remaining_ms),
         remaining_ms,
         keep_alive: false,
+        context: None,
         lease,
         files_token: Some(FilesToken(FILES_TOKEN.into())),
+        extension: None,
     }
 }
 

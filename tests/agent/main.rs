@@ -1,10 +1,13 @@
 //! The container agent with real browsers, against a scripted control plane.
 #![cfg(feature = "agent")]
 
+#[path = "../common/archives.rs"]
+mod archives;
 mod container;
 mod control_plane;
 mod deliveries;
 mod egress;
+mod extensions;
 mod filter;
 mod gateway;
 mod gateway_client;
@@ -440,9 +443,11 @@ async fn an_agent_that_is_killed_leaves_no_browser_and_its_files_are_swept() {
         .stdout(std::process::Stdio::null())
         .spawn()
         .expect("started");
-    let session = plane.hand_out(json!({"browser": "chromium"}), 1, HOUR);
+    let archives = extensions::Archives::start().await;
+    let session = extensions::hand_out(&plane, Some(archives.offer(archives::extension("One"))));
     let cdp = connect(&plane, &session, 1).await;
-    let warm_and_busy = || std::fs::read_dir(&workdir).expect("readable").count() == 3;
+    // Two browsers, an owner, and what was fetched.
+    let warm_and_busy = || std::fs::read_dir(&workdir).expect("readable").count() == 4;
     eventually("no warm browser", warm_and_busy).await;
     sweep::sweep_orphans(&root);
     assert!(workdir.exists(), "its owner lives");

@@ -54,6 +54,38 @@ def sessions(bb):
     assert bb.sessions.create().keep_alive is False
 
 
+def extensions(bb):
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as files:
+        files.writestr("manifest.json", '{"manifest_version": 3, "name": "Of my own", "version": "1"}')
+    made = bb.extensions.create(file=("of-my-own.zip", archive.getvalue()))
+    assert made.file_name == "of-my-own.zip" and made.created_at == made.updated_at, made
+    assert bb.extensions.retrieve(made.id) == made
+    session = bb.sessions.create(extension_id=made.id, keep_alive=True)
+    assert session.project_id == made.project_id
+    bb.sessions.update(session.id, status="REQUEST_RELEASE")
+    bb.extensions.delete(made.id)
+    fails(browserbase.NotFoundError, lambda: bb.extensions.retrieve(made.id))
+    error = fails(browserbase.BadRequestError, lambda: bb.sessions.create(extension_id=made.id))
+    assert error.body["message"].startswith("extensionId: "), error
+    error = fails(browserbase.BadRequestError, lambda: bb.extensions.create(file=b"no zip"))
+    assert error.body["message"].startswith("file: "), error
+
+
+def contexts(bb):
+    made = bb.contexts.create(project_id="of another service", name="the shop")
+    assert made.cipher_algorithm == "AES-256-CBC" and made.public_key and made.upload_url
+    assert bb.contexts.retrieve(made.id).id == made.id
+    assert bb.contexts.update(made.id).id == made.id
+    session = bb.sessions.create(browser_settings={"context": {"id": made.id, "persist": True}}, keep_alive=True)
+    assert session.context_id == made.id
+    bb.sessions.update(session.id, status="REQUEST_RELEASE")
+    bb.contexts.delete(made.id)
+    fails(browserbase.NotFoundError, lambda: bb.contexts.retrieve(made.id))
+    error = fails(browserbase.BadRequestError, lambda: bb.sessions.create(browser_settings={"context": {"id": made.id}}))
+    assert error.body["message"].startswith("browserSettings.context.id: "), error
+
+
 def projects(bb):
     (project,) = bb.projects.list()
     assert bb.projects.retrieve(project.id).name == project.name
@@ -66,7 +98,7 @@ def refusals(bb):
     fails(browserbase.NotFoundError, lambda: bb.sessions.retrieve("nothing"))
     fails(browserbase.AuthenticationError, lambda: bb.with_options(api_key="no key").sessions.list())
     started = time.monotonic()
-    error = fails(browserbase.InternalServerError, lambda: bb.contexts.create())
+    error = fails(browserbase.InternalServerError, lambda: bb.sessions.logs.list("any"))
     assert (error.status_code, error.body["code"]) == (501, "not_available"), error
     assert time.monotonic() - started < 0.45, "it was repeated"
 
@@ -81,6 +113,8 @@ async def asynchronous():
 
 with Browserbase(_strict_response_validation=True) as client:
     sessions(client)
+    extensions(client)
+    contexts(client)
     projects(client)
     refusals(client)
 asyncio.run(asynchronous())

@@ -183,7 +183,7 @@ impl<'a> Verdict<'a> {
         }
         let kept = |key: &str| {
             (key.starts_with("session:") && key.matches(':').count() == 1)
-                || (key.starts_with("user:") && key.ends_with(":sessions"))
+                || ((key.starts_with("user:") || key.starts_with("project:")) && key.ends_with(":sessions"))
                 || key.starts_with("idempotency:")
                 || ["fleet", "usage", "fleet-decisions", "session-retention"].contains(&key)
         };

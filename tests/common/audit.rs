@@ -126,12 +126,21 @@ impl Contents {
         let live: BTreeSet<String> = pending.union(&active).cloned().collect();
         assert_eq!(self.members("session-deadlines"), live, "every live session has a deadline, and no other");
         assert_eq!(self.members("session-retention"), ended, "every ended session will be forgotten");
-        let of_users = |suffix: &str| -> BTreeSet<String> {
-            let keys = self.sorted.keys().filter(|key| key.starts_with("user:") && key.ends_with(suffix));
-            keys.flat_map(|key| self.members(key)).collect()
-        };
-        assert_eq!(of_users(":live"), live, "the users' live sessions");
-        assert_eq!(of_users(":sessions"), sessions.keys().cloned().collect(), "the users' sessions");
+        // Each session is listed as its project's or else its user's, and what lives of a project's as its user's, too.
+        let mut lists: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (id, hash) in &sessions {
+            let user = format!("user:{}", hash["userId"]);
+            let project = hash.get("projectId").map(|project| format!("project:{project}"));
+            let lives = [Some(&user), project.as_ref()].into_iter().flatten().filter(|_| live.contains(id));
+            let listed = lives.map(|owner| format!("{owner}:live"));
+            for list in listed.chain([format!("{}:sessions", project.as_ref().unwrap_or(&user))]) {
+                lists.entry(list).or_default().insert(id.clone());
+            }
+        }
+        let is_of_an_owner = |key: &&String| key.starts_with("user:") || key.starts_with("project:");
+        let listed: BTreeMap<String, BTreeSet<String>> =
+            self.sorted.keys().filter(is_of_an_owner).map(|key| (key.clone(), self.members(key))).collect();
+        assert_eq!(listed, lists, "the sessions of users and of projects");
 
         let (mut slots, mut used, mut draining) = (0, 0, 0);
         let mut open = BTreeMap::new();
@@ -199,7 +208,7 @@ impl Contents {
         assert_eq!(carried, connections, "the servers' connections");
 
         accounted.extend(sessions.keys().map(|id| format!("session:{id}")));
-        accounted.extend(self.sorted.keys().filter(|key| key.starts_with("user:")).cloned());
+        accounted.extend(lists.into_keys());
         let kept_by_time = |key: &&String| key.starts_with("idempotency:") || key.ends_with(":rate");
         accounted.extend(self.hashes.keys().filter(kept_by_time).cloned());
         let repeats = self.sorted.keys().chain(self.hashes.keys()).filter(|key| key.starts_with("repeats:"));

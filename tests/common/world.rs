@@ -27,6 +27,9 @@ use wallcrawler::routes::router;
 use wallcrawler::secrets::SecretsManager;
 use wallcrawler::tokens::{Subject, Tokens};
 
+#[path = "described.rs"]
+pub mod described;
+
 pub const SECRET: &str = "a secret of the tests, 32 bytes!";
 
 /// A `redis-server` of a test's own, ended with it.
@@ -252,7 +255,15 @@ impl Plane {
     }
 
     pub async fn send(&self, request: Request<Body>) -> Answer {
-        answer(self.router.clone().oneshot(request).await.expect("infallible")).await
+        let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
+        let answer = answer(self.router.clone().oneshot(request).await.expect("infallible")).await;
+        // Beside what else the test does: it may have hundreds of requests under way, which wait for Redis only so long.
+        let checked = tokio::task::spawn_blocking(move || {
+            let difference = described::check(&method, &path, answer.status, &answer.headers, &answer.body);
+            difference.map_err(|text| format!("{method} {path} is not as it is described: {text}; {answer:?}"))?;
+            Ok(answer)
+        });
+        checked.await.expect("it does not panic").unwrap_or_else(|difference: String| panic!("{difference}"))
     }
 
     pub fn client<'a>(&'a self, key: &'a str) -> Caller<'a> {

@@ -67,6 +67,7 @@ async fn create(app: &App, fate: Fate) -> String {
         project: None,
         timeout_ms: if fate == Fate::TimesOut { 2_000 } else { 600_000 },
         keep_alive: false,
+        extension: None,
         browser_settings: serde_json::Map::new(),
         user_metadata: [("stays".to_owned(), Value::from(fate == Fate::Stays))].into_iter().collect(),
     };

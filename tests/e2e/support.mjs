@@ -18,7 +18,7 @@ export { eventually, within };
 // Interrupted, a test still ends through its `exit` listeners: no server outlives it.
 for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(1));
 
-const BINARY = process.env.WALLCRAWLER_BIN ?? fileURLToPath(new URL("../../target/debug/wallcrawler", import.meta.url));
+export const serverBinary = process.env.WALLCRAWLER_BIN ?? fileURLToPath(new URL("../../target/debug/wallcrawler", import.meta.url));
 export const KEY = "key-one";
 export const OTHER_KEY = "key-two";
 const LOG_LINES_SHOWN = 80;
@@ -56,12 +56,12 @@ export class Server {
 
   /** Starts the binary and waits until it is ready. */
   async start() {
-    assert.ok(existsSync(BINARY), `${BINARY} is not there: \`cargo build\` makes it, or set WALLCRAWLER_BIN`);
+    assert.ok(existsSync(serverBinary), `${serverBinary} is not there: \`cargo build\` makes it, or set WALLCRAWLER_BIN`);
     // Short, because the path of a Unix socket must fit into 107 characters; outside any TMPDIR of our own.
     this.tmpdir = mkdtempSync("/tmp/wc-e2e-");
     const port = await freePort();
     this.url = `http://127.0.0.1:${port}`;
-    this.#process = spawn(BINARY, [], {
+    this.#process = spawn(serverBinary, [], {
       env: { ...inheritedEnvironment(), TMPDIR: this.tmpdir, PORT: String(port), API_KEYS: `${KEY},${OTHER_KEY}`, ...this.#settings },
       stdio: ["ignore", "pipe", "pipe"],
       // A group of its own, so that a test can send it what a terminal's Ctrl-C sends.

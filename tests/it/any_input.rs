@@ -15,7 +15,7 @@ use wallcrawler::hex;
 use wallcrawler::ids::SessionId;
 use wallcrawler::tokens::{Subject, Tokens};
 
-use crate::world::{SECRET, World, container_token};
+use crate::world::{SECRET, World, container_token, described};
 
 const REQUESTS: usize = 4_000;
 /// Longer than a claim may wait here, and than a machine this busy takes for anything else.
@@ -332,6 +332,12 @@ async fn whatever_is_asked_no_answer_is_a_500_or_late_and_every_refusal_has_its_
         let (parts, bytes) = timeout(ANSWER, answer).await.unwrap_or_else(|_| panic!("no answer to {told}"));
         let status = parts.status;
         assert_ne!(status, 500, "{told}");
+        let (asked, path) = what.split_once(' ').expect("a method and a path");
+        let path = path.split(['?', ' ']).next().expect("a path");
+        let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        if let Err(difference) = described::check(asked, path, status, &parts.headers, &body) {
+            panic!("not as it is described: {difference}; {told}");
+        }
         if status.is_success() || status.is_informational() {
             taken += 1;
             continue;

@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 use wallcrawler::clock::{now_ms, parse_rfc3339};
+use wallcrawler::ids::Owner;
 use wallcrawler::storage::{Kind, ObjectName};
 use wallcrawler::tokens::{Subject, Tokens};
 
@@ -41,7 +42,7 @@ async fn a_container_stores_what_its_session_leaves_and_nothing_of_another() {
         let path =
             text(&answer.body, "url").strip_prefix("http://localhost").expect("this service, as containers know it");
         assert_eq!(world.client("").send("PUT", path, kind).await.status, StatusCode::OK);
-        let name = ObjectName::new(of, &user.parse().expect("a user"), &format!("{id}.{ending}"));
+        let name = ObjectName::new(of, &format!("user:{user}").parse().expect("an owner"), &format!("{id}.{ending}"));
         let stored = world.app.storage.get(&name).await.expect("asked");
         assert_eq!(stored.as_deref(), Some(kind.as_bytes()));
     }
@@ -64,7 +65,8 @@ async fn only_the_token_of_a_sessions_files_is_taken_and_it_opens_nothing_else()
     let user = || text(&claimed, "userId").parse().expect("a user");
     let mint = |subject: &Subject, until_ms: u64| tokens.mint(subject, now_ms(), until_ms);
     let soon = now_ms() + 60_000;
-    let late = mint(&Subject::Files { session: session(), user: user() }, now_ms() - 60_000);
+    let files = Subject::Files { session: session(), owner: Owner::User(user()), context: None };
+    let late = mint(&files, now_ms() - 60_000);
     for (token, code) in [
         (container_token("ctr-a"), "invalid_token"),
         (mint(&Subject::Connect { session: session(), user: user() }, soon), "invalid_token"),

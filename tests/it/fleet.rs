@@ -8,7 +8,7 @@ use tower::ServiceExt as _;
 use wallcrawler::scaling;
 
 use crate::audit::Contents;
-use crate::world::{World, claimed};
+use crate::world::{World, claimed, redis_command};
 
 /// The SHA-256 of `key-operator`.
 const KEYS: &str = r#"["key-one", "key-two",
@@ -151,4 +151,36 @@ async fn without_redis_there_are_still_metrics() {
         (fleet.status, &fleet.body["code"]),
         (StatusCode::SERVICE_UNAVAILABLE, &Value::from("store_unavailable"))
     );
+}
+
+/// Taken out: each of the three that is put right.
+#[tokio::test]
+async fn what_somebody_has_changed_in_redis_by_hand_is_put_right_by_the_next_look() {
+    let world = world(&[]).await;
+    let client = world.client("key-one");
+    for _ in 0..3 {
+        client.create().await;
+    }
+    let container = world.container("ctr-a");
+    let held = claimed(&container.claim("ctr-a", 2, &[]).await);
+    world.container("ctr-b").claim("ctr-b", 4, &[]).await;
+    let redis = world.redis.client().await;
+    for command in [
+        &["HSET", "fleet", "slots", "99", "used", "17"][..],
+        &["HSET", "container:ctr-a", "activeSessions", "0"],
+        &["ZREM", "containers-open", "ctr-a"],
+        &["DEL", "container:ctr-b"],
+    ] {
+        redis_command(&redis, command).await;
+    }
+    scaling::tick(&world.app).await.expect("redis answers");
+    let held: Vec<&str> = held.iter().map(String::as_str).collect();
+    container.claim("ctr-a", 2, &held).await;
+    world.container("ctr-b").claim("ctr-b", 4, &[]).await;
+    Contents::read(&redis).await.check();
+    let fleet = world.client("key-operator").get("/fleet").await.body;
+    assert_eq!(fleet["slots"], json!({"total": 6, "used": 3}), "{fleet}");
+    // And nothing is put right that is right.
+    let snapshot = world.app.store.snapshot(60_000, wallcrawler::clock::now_ms()).await.expect("redis answers");
+    assert!(!snapshot.mended, "{snapshot:?}");
 }

@@ -16,7 +16,7 @@ use wallcrawler::telemetry::observe;
 
 use crate::world::World;
 
-fn record(key: &str, says: &Value) -> Value {
+pub fn record(key: &str, says: &Value) -> Value {
     let mut record = says.clone();
     record["sha256"] = hex::encode(digest::digest(&digest::SHA256, key.as_bytes()).as_ref()).into();
     record
@@ -167,6 +167,52 @@ async fn a_key_that_was_made_is_the_one_of_its_record() {
     assert_eq!(world.client(operator_key).get("/sessions").await.status, StatusCode::FORBIDDEN);
 }
 
+#[tokio::test]
+async fn whatever_is_said_of_a_key_stands_in_its_record() {
+    let soon = rfc3339(now_ms() + 3_600_000);
+    let words = [
+        "new",
+        "--name",
+        "ci",
+        "--user",
+        "alice",
+        "--project",
+        "shop",
+        "--role",
+        "client",
+        "--role=operator",
+        "--max-sessions",
+        "2",
+        "--creates-per-minute=3",
+        "--project-max-sessions",
+        "4",
+        "--project-creates-per-minute",
+        "5",
+        "--expires",
+        &soon,
+    ];
+    let made = keys_command(&words, b"");
+    assert_eq!(made.code, Some(0), "{}", made.err);
+    let (key, text) = made.out.trim_end().split_once('\n').expect("a key and a record");
+    let said: Value = serde_json::from_str(text).expect("JSON");
+    let expected = record(
+        key,
+        &json!({
+            "name": "ci", "userId": "alice", "projectId": "shop", "roles": ["client", "operator"], "maxSessions": 2,
+            "createsPerMinute": 3, "projectMaxSessions": 4, "projectCreatesPerMinute": 5, "expiresAt": soon,
+        }),
+    );
+    assert_eq!(said, expected);
+    let hashed = keys_command(&[&["hash"], &words[1..]].concat(), key.as_bytes());
+    assert_eq!((hashed.code, hashed.out.trim_end()), (Some(0), text), "{}", hashed.err);
+    let world = world(&[said], &[]).await;
+    for expected in [StatusCode::CREATED, StatusCode::CREATED, StatusCode::TOO_MANY_REQUESTS] {
+        assert_eq!(world.client(key).post("/sessions", &json!({})).await.status, expected);
+    }
+    assert_eq!(world.client(key).get("/v1/projects/shop").await.body["concurrency"], 2);
+    assert_eq!(world.client(key).get("/operators-only").await.status, StatusCode::OK);
+}
+
 #[test]
 fn what_keys_cannot_be_made_of_is_said_and_never_repeated() {
     for (words, complaint) in [
@@ -174,15 +220,32 @@ fn what_keys_cannot_be_made_of_is_said_and_never_repeated() {
         (&["hunter2"], "keys must be followed by new or hash"),
         (&["new", "hunter2"], "a key only from standard input"),
         (&["hash", "hunter2"], "a key only from standard input"),
-        (&["new", "--hunter2"], "keys takes --name, --user and --operator"),
-        (&["new", "--operator=hunter2"], "keys takes --name, --user and --operator"),
-        (&["new", "--name"], "--name must be followed by a name"),
-        (&["new", "--name", ""], "--name must be followed by 1 to 128 characters"),
-        (&["new", "--name", "hunter2\n"], "--name must be followed by 1 to 128 characters"),
-        (&["new", "--user", "hunter2/.."], "--user must be followed by at most 64"),
-        (&["new", "--user="], "--user must be followed by at most 64"),
-        (&["new", "--operator", "--operator"], "must be given once"),
-        (&["new", "--user", "a", "--user", "b"], "must be given once"),
+        (&["new", "--hunter2"], "keys takes --name, --user, --project"),
+        (&["new", "--operator=hunter2"], "keys takes --name, --user, --project"),
+        (&["new", "--name"], "--name must be followed by its value"),
+        (&["new", "--name", ""], "--name must be a text of 1 to 128 characters"),
+        (&["new", "--name", "hunter2\n"], "--name must be a text of 1 to 128 characters"),
+        (&["new", "--user", "hunter2/.."], "--user must be at most 64"),
+        (&["new", "--user="], "--user must be at most 64"),
+        (&["new", "--project", "hunter2:"], "--project must be at most 64"),
+        (&["new", "--user", "a", "--user", "b"], "--user must be given once"),
+        (&["new", "--role", "hunter2"], "--role must be client or operator"),
+        (&["new", "--role"], "--role must be followed by its value"),
+        (&["new", "--max-sessions", "hunter2"], "--max-sessions must be a whole number from 1 to 10000000"),
+        (&["new", "--max-sessions", "0"], "--max-sessions must be a whole number"),
+        (&["new", "--max-sessions", "-1"], "--max-sessions must be a whole number"),
+        (&["new", "--max-sessions=1.5"], "--max-sessions must be a whole number"),
+        (&["new", "--max-sessions", "10000001"], "--max-sessions must be a whole number"),
+        (&["new", "--creates-per-minute", "1000001"], "--creates-per-minute must be a whole number from 1 to 1000000"),
+        (&["new", "--creates-per-minute", ""], "--creates-per-minute must be a whole number"),
+        (&["hash", "--project-max-sessions", "3"], "--project-max-sessions is given without a project"),
+        (
+            &["hash", "--project", "p", "--project-creates-per-minute", "0"],
+            "--project-creates-per-minute must be a whole",
+        ),
+        (&["new", "--expires", "hunter2"], "--expires must be a time as in 2026-12-31T23:59:59Z"),
+        (&["new", "--expires", "2020-01-01T00:00:00Z"], "--expires must be in the future"),
+        (&["new", "--max-sessions", "0", "--expires", "hunter2"], "; --expires must be a time"),
     ] {
         let said = keys_command(words, b"");
         assert_eq!((said.code, said.out.as_str()), (Some(2), ""), "{words:?}");

@@ -12,6 +12,7 @@ use wallcrawler::native::{ServeOptions, serve};
 use wallcrawler::tokens::{Subject, Tokens};
 
 use crate::audit::Contents;
+use crate::keys::record;
 use crate::round_trips::cost;
 use crate::world::{Answer, SECRET, World};
 
@@ -110,6 +111,35 @@ async fn an_owner_who_asks_for_it_gets_addresses_that_drive() {
     assert!(devtools.starts_with(&format!("http://localhost/sessions/{id}/devtools/")), "{devtools}");
     assert!(devtools.contains("/inspector.html?ws=localhost/sessions/") && devtools.ends_with("%26page%3DBB"));
     assert!(text(&body, "wsUrl").starts_with("ws://localhost/cdp?sessionId="), "{body}");
+}
+
+#[tokio::test]
+async fn all_keys_of_a_project_get_links_to_its_sessions_and_others_do_not() {
+    let keys = json!([
+        record("key-one", &json!({"userId": "alice", "projectId": "shop"})),
+        record("key-two", &json!({"userId": "bob", "projectId": "shop"})),
+        record("key-three", &json!({"userId": "alice", "projectId": "lab"})),
+        record("key-four", &json!({"userId": "alice"})),
+    ]);
+    let (world, container) = (World::new(&[("API_KEYS", &keys.to_string())]).await, Container::start().await);
+    let id = container.session(&world).await;
+    let debug = format!("/v1/sessions/{id}/debug");
+    for key in ["key-one", "key-two"] {
+        let answer = world.client(key).get(&debug).await;
+        assert_eq!(answer.status, StatusCode::OK, "{key}: {answer:?}");
+        let token = text(&answer.body, "wsUrl").split("token=").nth(1).expect("a token").to_owned();
+        let pages = world.client("").get(&format!("/sessions/{id}/live/pages?token={token}")).await;
+        assert_eq!(pages.status, StatusCode::OK, "the link of {key} leads there: {pages:?}");
+    }
+    for key in ["key-three", "key-four"] {
+        let answer = world.client(key).get(&debug).await;
+        // Taken out: `view.owner == owner` in `debug_session`.
+        assert_eq!(
+            (answer.status, &answer.body["code"]),
+            (StatusCode::NOT_FOUND, &json!("session_not_found")),
+            "{key}"
+        );
+    }
 }
 
 #[tokio::test]

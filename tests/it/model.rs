@@ -7,10 +7,12 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config as ProptestConfig, TestRunner};
 use serde_json::Map;
 use wallcrawler::container::FleetPolicy;
-use wallcrawler::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
+use wallcrawler::ids::{ConnectionId, ContainerId, Owner, ServerId, SessionId, UserId};
 use wallcrawler::protocol::{ClaimRequest, ContainerPhase, HeldMessage, ReadyRequest, WaitingConnection};
 use wallcrawler::session::{EndReason, NewSession, SessionStatus};
-use wallcrawler::store::{Connect, Created, Ended, EndedBy, Entered, Limits, Look, Lost, Outcome, Routed, Store};
+use wallcrawler::store::{
+    Connect, Created, Ended, EndedBy, Entered, Limits, Look, Lost, Outcome, Routed, Store, Wanted, Whose,
+};
 
 use crate::audit::Contents;
 use crate::world::{Redis, redis_command};
@@ -22,6 +24,8 @@ pub fn limits() -> Limits {
         max_pending: 1_000_000,
         max_per_user: 0,
         creates_per_minute: 0,
+        max_per_project: 0,
+        project_creates_per_minute: 0,
         queue_wait_ms: 300_000,
         browser_wait_ms: 60_000,
         connect_wait_ms: 120_000,
@@ -51,10 +55,14 @@ pub fn new_session(user: &str, keep_alive: bool) -> NewSession {
         project: None,
         timeout_ms: 600_000,
         keep_alive,
+        extension: None,
         browser_settings: Map::new(),
         user_metadata: Map::new(),
     }
 }
+
+/// How many sessions a project may have at once.
+const PROJECT_MAX: u64 = 4;
 
 /// The first look of a claim.
 pub const FIRST: Look<'static> = Look { claim: "a claim", again: false, yield_for: Duration::ZERO };
@@ -77,7 +85,7 @@ pub fn claim_request(container: &ContainerId, max: u32, held: &[SessionId]) -> C
 
 #[derive(Debug, Clone)]
 enum Move {
-    Create { user: u8, keep_alive: bool },
+    Create { user: u8, project: Option<u8>, keep_alive: bool },
     Claim { container: u8, max: u8, forgets: bool, draining: bool },
     Ready { session: u8 },
     Connect { session: u8 },
@@ -99,7 +107,8 @@ enum Move {
 
 fn moves() -> impl Strategy<Value = Vec<Move>> {
     let one = prop_oneof![
-        6 => (0..3u8, any::<bool>()).prop_map(|(user, keep_alive)| Move::Create { user, keep_alive }),
+        6 => (0..3u8, proptest::option::of(0..2u8), any::<bool>())
+            .prop_map(|(user, project, keep_alive)| Move::Create { user, project, keep_alive }),
         6 => (0..4u8, 1..5u8, proptest::bool::weighted(0.2), proptest::bool::weighted(0.1))
             .prop_map(|(container, max, forgets, draining)| Move::Claim { container, max, forgets, draining }),
         6 => any::<u8>().prop_map(|session| Move::Ready { session }),
@@ -128,6 +137,7 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
 struct Expected {
     id: SessionId,
     user: UserId,
+    owner: Owner,
     status: SessionStatus,
     keep_alive: bool,
     lease: u64,
@@ -161,8 +171,8 @@ struct Model {
     idle_since: BTreeMap<ContainerId, u64>,
     /// What a gateway is to close, and since when.
     closing: BTreeMap<ConnectionId, (EndReason, u64)>,
-    /// How long each user's ended sessions had a container.
-    usage: BTreeMap<UserId, u64>,
+    /// How long each owner's ended sessions had a container.
+    usage: BTreeMap<String, u64>,
 }
 
 impl Model {
@@ -225,7 +235,7 @@ impl Model {
         let purge_at = self.now + limits().retention_ms;
         let session = &mut self.sessions[index];
         if session.status == SessionStatus::Active {
-            *self.usage.entry(session.user.clone()).or_default() += self.now - session.claimed_at;
+            *self.usage.entry(session.owner.to_string()).or_default() += self.now - session.claimed_at;
         }
         session.status = SessionStatus::Ended;
         session.reason = Some(reason);
@@ -274,6 +284,10 @@ impl Model {
         Some(outcomes)
     }
 
+    fn live_of(&self, owner: &Owner) -> u64 {
+        self.sessions.iter().filter(|it| it.owner == *owner && it.status != SessionStatus::Ended).count() as u64
+    }
+
     fn pick(&self, session: u8) -> Option<usize> {
         (!self.sessions.is_empty()).then(|| usize::from(session) % self.sessions.len())
     }
@@ -285,13 +299,20 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
     let container_id = |number: u8| -> ContainerId { format!("ctr-{number}").parse().expect("an id") };
     let now = model.now;
     match step {
-        Move::Create { user, keep_alive } => {
-            let new = new_session(&format!("user_{user}"), *keep_alive);
+        Move::Create { user, project, keep_alive } => {
+            let mut new = new_session(&format!("user_{user}"), *keep_alive);
+            new.project = project.map(|project| format!("project_{project}").parse().expect("an id"));
+            let limits = Limits { max_per_project: PROJECT_MAX, ..limits };
             let created =
                 store.create(&new, None, &ContainerId::random(), &limits, &policy, now).await.expect("redis answers");
+            if project.is_some() && model.live_of(&new.owner()) >= PROJECT_MAX {
+                assert!(matches!(created, Created::Full(Whose::Project)), "{created:?}");
+                return;
+            }
             let Created::New { session, launch: None, .. } = created else { panic!("{created:?}") };
             let index = model.sessions.len();
             model.sessions.push(Expected {
+                owner: new.owner(),
                 id: new.id,
                 user: new.user_id,
                 status: SessionStatus::Pending,
@@ -502,11 +523,16 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
         Move::Release { session } => {
             let Some(index) = model.pick(*session) else { return };
             let expected = model.sessions[index].clone();
-            let stranger: UserId = "user_stranger".parse().expect("an id");
-            let refused = store.end(&expected.id, EndedBy::Owner(&stranger), EndReason::Released, &limits, now).await;
-            assert!(matches!(refused, Ok(Ended::Unknown)));
+            // Somebody else, its user without its project, and a project or user that is called as its owner.
+            let stranger = Owner::User("user_stranger".parse().expect("an id"));
+            let (user, named) = (Owner::User(expected.user.clone()), expected.owner.id());
+            let namesakes = [Owner::User(named.parse().expect("an id")), Owner::Project(named.parse().expect("an id"))];
+            for other in [stranger, user].into_iter().chain(namesakes).filter(|other| *other != expected.owner) {
+                let refused = store.end(&expected.id, EndedBy::Owner(&other), EndReason::Released, &limits, now).await;
+                assert!(matches!(refused, Ok(Ended::Unknown)));
+            }
             let ended =
-                store.end(&expected.id, EndedBy::Owner(&expected.user), EndReason::Released, &limits, now).await;
+                store.end(&expected.id, EndedBy::Owner(&expected.owner), EndReason::Released, &limits, now).await;
             match ended.expect("redis answers") {
                 Ended::Now(_) => {
                     assert_ne!(expected.status, SessionStatus::Ended);
@@ -640,9 +666,19 @@ fn the_moves_do_what_the_model_says_in_any_order() {
                 let list = contents.lists.get(&format!("connection:{connection}:messages"));
                 assert_eq!(list.map_or(0, Vec::len), kept.len() * 2, "an id and a text for each message that is kept");
             }
-            for user in model.sessions.iter().map(|session| &session.user).collect::<BTreeSet<_>>() {
-                let used = store.usage(user, None).await.expect("redis answers");
-                assert_eq!(used, model.usage.get(user).copied().unwrap_or(0), "how long {user} had containers");
+            let users = (0..3).map(|user| Owner::User(format!("user_{user}").parse().expect("an id")));
+            let projects = (0..2).map(|project| Owner::Project(format!("project_{project}").parse().expect("an id")));
+            for owner in users.chain(projects) {
+                let used = store.usage(&owner).await.expect("redis answers");
+                let expected = model.usage.get(&owner.to_string()).copied().unwrap_or(0);
+                assert_eq!(used, expected, "how long {owner} had containers");
+                for status in [SessionStatus::Pending, SessionStatus::Active] {
+                    let wanted = Wanted { status: Some(status), ..Wanted::default() };
+                    let (listed, _) = store.list(&owner, &wanted, 100, None).await.expect("redis answers");
+                    let listed: BTreeSet<SessionId> = listed.into_iter().map(|session| session.id).collect();
+                    let theirs = model.sessions.iter().filter(|it| it.owner == owner && it.status == status);
+                    assert_eq!(listed, theirs.map(|it| it.id.clone()).collect(), "what {owner} has that is {status:?}");
+                }
             }
             for expected in &model.sessions {
                 match store.get(&expected.id).await.expect("redis answers") {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Map;
 use tokio::sync::Mutex;
 use wallcrawler::container::FleetPolicy;
-use wallcrawler::ids::{ConnectionId, ContainerId, ServerId, SessionId, UserId};
+use wallcrawler::ids::{ConnectionId, ContainerId, Owner, ServerId, SessionId};
 use wallcrawler::protocol::{ClaimRequest, ContainerPhase, ReadyRequest};
 use wallcrawler::session::{EndReason, MAX_CONNECTIONS, NewSession, SessionStatus};
 use wallcrawler::store::{Connect, Created, EndedBy, Entered, Idempotency, Limits, Look, Store};
@@ -238,7 +238,7 @@ async fn one_users_burst_keeps_another_waiting_for_one_turn_only() {
 async fn waiting_once_gives_nobody_a_place_further_back_later() {
     let redis = Redis::start();
     let store = Store::open(&redis.url(), "").expect("a store");
-    let user: UserId = "user_one".parse().expect("an id");
+    let user = Owner::User("user_one".parse().expect("an id"));
     // Ninety-nine of a hundred are given up again: they have had no turn.
     let mut last = None;
     for _ in 0..100 {

@@ -13,7 +13,7 @@ use crate::moto::Moto;
 use crate::world::World;
 
 fn name(text: &str) -> ObjectName {
-    ObjectName::new(Kind::Extensions, &"u1".parse().expect("a user"), text)
+    ObjectName::new(Kind::Extensions, &"user:u1".parse().expect("an owner"), text)
 }
 
 #[tokio::test]
@@ -37,7 +37,7 @@ async fn a_bucket_keeps_files_and_signs_addresses() {
         url
     };
     let url = signed(&one, Use::Read).await;
-    for word in ["X-Amz-Signature=", "X-Amz-Expires=60", "extensions/u1/ext_1.zip"] {
+    for word in ["X-Amz-Signature=", "X-Amz-Expires=60", "extensions/user/u1/ext_1.zip"] {
         assert!(url.contains(word), "{word} is missing in an address");
     }
     let read = http.get(url).send().await.expect("moto answers").bytes().await.expect("a body");

@@ -8,6 +8,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use wallcrawler::tokens::{Subject, TokenError, Tokens};
 
+use crate::world::World;
+
 const SECRET: &str = "a secret of the tests, 32 bytes!";
 const PREVIOUS: &str = "another secret of the tests, 32 b";
 const NOW: u64 = 1_767_225_600;
@@ -76,10 +78,11 @@ fn tokens(accept_signed: bool) -> Tokens {
 
 #[test]
 fn another_implementation_reads_our_tokens() {
+    let aud = "wallcrawler";
     let claims = [
-        json!({"role": "connect", "sub": "ses_1", "uid": "user_1", "iat": NOW, "exp": NOW + 60}),
-        json!({"role": "view", "sub": "ses_1", "uid": "user_1", "iat": NOW, "exp": NOW + 60}),
-        json!({"role": "container", "sub": "ctr_1", "iat": NOW, "exp": NOW + 60}),
+        json!({"aud": aud, "role": "connect", "sub": "ses_1", "uid": "user_1", "iat": NOW, "exp": NOW + 60}),
+        json!({"aud": aud, "role": "view", "sub": "ses_1", "uid": "user_1", "iat": NOW, "exp": NOW + 60}),
+        json!({"aud": aud, "role": "container", "sub": "ctr_1", "iat": NOW, "exp": NOW + 60}),
     ];
     let minted = claims.each_ref().map(|claims| tokens(false).mint(&subject(claims), NOW_MS, NOW_MS + 60_000));
     let opened = vectors(&minted).opened;
@@ -106,6 +109,40 @@ fn we_read_the_tokens_of_another_implementation() {
         assert_eq!(tokens(true).verify(token, NOW_MS), Ok(subject(claims)), "{name}");
         assert_eq!(tokens(false).verify(token, NOW_MS), Err(TokenError::Invalid), "{name}");
     }
+}
+
+#[test]
+fn where_an_audience_is_set_a_token_must_be_for_it() {
+    let strict = |audience: &str| tokens(true).with_audience(Some(audience.parse().expect("an audience")));
+    let vectors = vectors(&[]);
+    for Good { name, token, claims } in vectors.good.iter().chain(&vectors.signed) {
+        let ours = claims["aud"] == "wallcrawler";
+        let expected = if ours { Ok(subject(claims)) } else { Err(TokenError::Invalid) };
+        assert_eq!(strict("wallcrawler").verify(token, NOW_MS), expected, "{name}");
+        assert_eq!(strict("elsewhere").verify(token, NOW_MS), Err(TokenError::Invalid), "{name}");
+    }
+}
+
+/// Taken out: `with_audience` in `App::boot_with`.
+#[tokio::test]
+async fn a_deployment_takes_no_token_of_another_with_the_same_secret() {
+    let (blue, plain) = (World::new(&[("TOKEN_AUDIENCE", "blue")]).await, World::new(&[]).await);
+    let opens = async |world: &World, token: &str| {
+        let answer = world.client("").get(&format!("/cdp?token={token}")).await;
+        answer.body["code"].as_str().expect("a code").to_owned()
+    };
+    let token = async |world: &World| {
+        let created = world.client("key-one").post("/sessions", &json!({})).await;
+        created.body["token"].as_str().expect("a token").to_owned()
+    };
+    let (of_blue, of_plain) = (token(&blue).await, token(&plain).await);
+    assert_eq!(opens(&blue, &of_blue).await, "not_a_websocket");
+    assert_eq!(opens(&blue, &of_plain).await, "invalid_token");
+    assert_eq!(opens(&plain, &of_plain).await, "not_a_websocket");
+    assert_eq!(opens(&plain, &of_blue).await, "invalid_token");
+    // A container of the other asks for work here.
+    let claim = json!({"containerId": "ctr-a", "currentSessions": 0, "maxSessions": 1});
+    assert_eq!(blue.container("ctr-a").post("/sessions/claim", &claim).await.body["code"], "invalid_token");
 }
 
 #[test]

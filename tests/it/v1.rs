@@ -1,5 +1,6 @@
 //! The Browserbase API, as its clients see it: what is answered, and what is refused.
 
+mod contexts;
 mod extensions;
 mod files;
 mod repeats;
@@ -172,16 +173,15 @@ async fn what_cannot_be_honoured_is_refused_by_the_fields_name_and_changes_nothi
         ),
         (
             json!({"browserSettings": {"context": {"id": "c", "persist": true}}}),
-            "browserSettings.context",
-            "not_available",
+            "browserSettings.context.id",
+            "invalid_request",
         ),
-        (json!({"browserSettings": {"extensionId": "e"}}), "browserSettings.extensionId", "not_available"),
         (
             json!({"browserSettings": {"allowedDomains": ["example.com"]}}),
             "browserSettings.allowedDomains",
             "not_available",
         ),
-        (json!({"extensionId": "e"}), "extensionId", "not_available"),
+        (json!({"extensionId": "e"}), "extensionId", "extension_not_found"),
         (json!({"proxySettings": {"caCertificates": ["c"]}}), "proxySettings.caCertificates", "not_available"),
         (json!({"proxies": true}), "proxies", "not_available"),
         (json!({"proxies": "hunter2"}), "proxies", "invalid_request"),
@@ -296,7 +296,7 @@ async fn nobody_sees_ends_or_repeats_the_session_of_another() {
         assert_eq!((answer.status, &answer.body["code"]), (StatusCode::NOT_FOUND, &json!("project_not_found")));
     }
     assert_eq!(world.client("key-one").get(&path).await.body["status"], "PENDING");
-    for path in ["/v1/sessions", "/v1/projects", "/v1/contexts", "/v1/sessions/x/logs"] {
+    for path in ["/v1/sessions", "/v1/projects", "/v1/contexts/ctx_1", "/v1/sessions/x/logs"] {
         assert_eq!(world.client("no-key").get(path).await.status, StatusCode::UNAUTHORIZED, "{path}");
     }
 }
@@ -380,7 +380,7 @@ async fn what_is_not_there_says_so_once_and_what_never_was_is_404() {
     let mut paths: Vec<String> = ["logs", "recording", "recording/downloads", "replays", "replays/0"]
         .map(|what| format!("/v1/sessions/{}/{what}", id(&session)))
         .into();
-    paths.extend(["contexts", "contexts/c", "fetch", "search", "agents/runs"].map(|what| format!("/v1/{what}")));
+    paths.extend(["fetch", "search", "agents/runs"].map(|what| format!("/v1/{what}")));
     for path in &paths {
         for method in ["GET", "POST", "PUT", "DELETE"] {
             let answer = client.send(method, path, "").await;

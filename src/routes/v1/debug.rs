@@ -6,6 +6,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::app::App;
@@ -15,22 +16,25 @@ use crate::error::ApiError;
 use crate::protocol::{Page, PageId};
 use crate::routes::body::{QueryOf, SessionPath};
 use crate::tokens::Subject;
-use crate::ws::live::{self, Links};
+use crate::ws::live::{self, Links, Seen};
 
 /// As long as a session can be, in seconds.
 const MAX_EXPIRES_IN: u64 = 21_600;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DebugQuery {
     /// Seconds. The session's own time, if it is not said or longer.
+    #[schemars(range(min = 1, max = MAX_EXPIRES_IN))]
     expires_in: Option<u64>,
+    /// Whether the addresses drive the pages, and not only show them.
     #[serde(default)]
     interactive: bool,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "Debug")]
 pub struct DebugView {
     #[serde(flatten)]
     urls: DebugUrls,
@@ -38,14 +42,15 @@ pub struct DebugView {
     pages: Vec<PageView>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct DebugUrls {
     debugger_url: String,
     debugger_fullscreen_url: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "DebugPage")]
 struct PageView {
     #[serde(flatten)]
     page: Page,
@@ -68,9 +73,10 @@ pub async fn debug_session(
         )));
     }
     let base = Links::base(&app.addresses, &headers)?;
-    let (route, expires_at_ms) = live::find(&app, &id, &caller.user).await?;
+    let owner = caller.owner();
+    let Seen { route, user, expires_at_ms } = live::find(&app, &id, |view| view.owner == owner).await?;
     let pages = live::pages(&app, &route).await?;
-    let (session, user, now_ms) = (id.clone(), caller.user, now_ms());
+    let (session, now_ms) = (id.clone(), now_ms());
     let subject = if asked.interactive { Subject::Connect { session, user } } else { Subject::View { session, user } };
     let until_ms = expires_at_ms.min(now_ms + expires_in * 1_000);
     let token = app.tokens.get(now_ms).await?.mint(&subject, now_ms, until_ms);

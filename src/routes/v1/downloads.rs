@@ -17,9 +17,8 @@ use crate::auth::Caller;
 use crate::clock::now_ms;
 use crate::container_client::ContainerError;
 use crate::error::ApiError;
-use crate::ids::{SessionId, UserId};
+use crate::ids::{Owner, SessionId};
 use crate::lifecycle;
-use crate::protocol::FileKind;
 use crate::routes::body::SessionPath;
 use crate::routes::{files, objects};
 use crate::storage::{ObjectName, Use};
@@ -42,16 +41,17 @@ pub async fn get_downloads(
     SessionPath(id): SessionPath,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let name = files::name(FileKind::Downloads, &id, &caller.user);
+    let owner = caller.owner();
+    let name = files::downloads(&id, &owner);
     // Where there is no storage, this is what says so.
     let base = app.addresses.base_url(&headers);
     let address = objects::address(&app, &base, &name, Use::Read, now_ms() + ADDRESS_MS).await?;
-    let any = match find(&app, &id, &caller.user).await? {
+    let any = match find(&app, &id, &owner).await? {
         At::Nowhere => false,
         At::Container(route) => match app.containers.store_downloads(&route).await {
             Ok(files) => files > 0,
             // It may have ended between the two looks.
-            Err(error) => match find(&app, &id, &caller.user).await? {
+            Err(error) => match find(&app, &id, &owner).await? {
                 At::Storage { ended_at_ms } => settled(&app, &name, ended_at_ms).await?,
                 _ => return Err(not_stored(error)),
             },
@@ -73,8 +73,9 @@ pub async fn delete_downloads(
     caller: Caller,
     SessionPath(id): SessionPath,
 ) -> Result<StatusCode, ApiError> {
-    let name = files::name(FileKind::Downloads, &id, &caller.user);
-    match find(&app, &id, &caller.user).await? {
+    let owner = caller.owner();
+    let name = files::downloads(&id, &owner);
+    match find(&app, &id, &owner).await? {
         At::Nowhere => {}
         At::Container(route) => app.containers.forget_downloads(&route).await.map_err(not_stored)?,
         // What is on its way would come afterwards.
@@ -98,14 +99,14 @@ enum At {
     Forgotten,
 }
 
-async fn find(app: &App, id: &SessionId, user: &UserId) -> Result<At, ApiError> {
+async fn find(app: &App, id: &SessionId, owner: &Owner) -> Result<At, ApiError> {
     match app.store.view(id).await? {
         None => Ok(At::Forgotten),
-        Some(View { user: owner, .. }) if owner != *user => Err(ApiError::session_not_found()),
+        Some(view) if view.owner != *owner => Err(ApiError::session_not_found()),
         Some(View { at: ViewedAt::Waiting, .. }) => Ok(At::Nowhere),
         Some(View { at: ViewedAt::Ready { route, .. }, .. }) => Ok(At::Container(route)),
         Some(View { at: ViewedAt::Ended(_), .. }) => {
-            let session = lifecycle::find(app, id, user).await?;
+            let session = lifecycle::find(app, id, owner).await?;
             Ok(session.map_or(At::Forgotten, |session| At::Storage { ended_at_ms: session.ended_at_ms.unwrap_or(0) }))
         }
     }

@@ -1,6 +1,7 @@
 //! The Browserbase API, for clients that were written for it: a translation of what they send and expect, over the
 //! same lifecycle that serves `/sessions`. What is not there says so, and that asking again will not help.
 
+mod contexts;
 mod debug;
 mod downloads;
 mod extensions;
@@ -12,80 +13,123 @@ mod start;
 mod uploads;
 mod view;
 
-use axum::Router;
 use axum::extract::Request;
 use axum::http::StatusCode;
-use axum::routing::{MethodRouter, any, get, post};
 
 use super::body;
-use crate::app::App;
+use super::table::{Operation, Table, delete, get, patch, post, put};
 use crate::auth::Caller;
 use crate::error::ApiError;
 
-/// What the API has besides, and this service does not.
-const NOT_AVAILABLE: [(&str, &str); 35] = [
-    ("/sessions/{id}/logs", "session logs"),
-    ("/sessions/{id}/recording", "session recording"),
-    ("/sessions/{id}/recording/downloads", "session recording"),
-    ("/sessions/{id}/replays", "session replay"),
-    ("/sessions/{id}/replays/{page}", "session replay"),
-    ("/sessions/{id}/webdriver", "WebDriver"),
-    ("/sessions/{id}/webdriver/{*command}", "WebDriver"),
-    ("/downloads", "session downloads"),
-    ("/downloads/{download}", "session downloads"),
-    ("/contexts", "contexts"),
-    ("/contexts/{context}", "contexts"),
-    ("/certificates", "certificates"),
-    ("/certificates/{certificate}", "certificates"),
-    ("/fetch", "fetch"),
-    ("/search", "search"),
-    ("/agents", "agents"),
-    ("/agents/runs", "agents"),
-    ("/agents/runs/{run}", "agents"),
-    ("/agents/runs/{run}/messages", "agents"),
-    ("/agents/runs/{run}/stop", "agents"),
-    ("/agents/{agent}", "agents"),
-    ("/secrets", "secrets"),
-    ("/secrets/keypair", "secrets"),
-    ("/secrets/{secret}", "secrets"),
-    ("/webhooks", "webhooks"),
-    ("/webhooks/{webhook}", "webhooks"),
-    ("/webhooks/{webhook}/secret", "webhooks"),
-    ("/functions", "functions"),
-    ("/functions/{*rest}", "functions"),
+/// What the API has besides, and this service does not: where, by which methods, and what it is.
+const NOT_AVAILABLE: [(&str, &str, &str); 34] = [
+    ("/sessions/{id}/logs", "get", "session logs"),
+    ("/sessions/{id}/recording", "get", "session recording"),
+    ("/sessions/{id}/recording/downloads", "get post", "session recording"),
+    ("/sessions/{id}/replays", "get", "session replay"),
+    ("/sessions/{id}/replays/{page}", "get", "session replay"),
+    ("/sessions/{id}/webdriver", "get post delete", "WebDriver"),
+    ("/sessions/{id}/webdriver/{*command}", "get post delete", "WebDriver"),
+    ("/downloads", "get", "session downloads"),
+    ("/downloads/{download}", "get delete", "session downloads"),
+    ("/contexts/{context}/upload", "put", "uploading a context"),
+    ("/certificates", "get post", "certificates"),
+    ("/certificates/{certificate}", "get delete", "certificates"),
+    ("/fetch", "post", "fetch"),
+    ("/search", "post", "search"),
+    ("/agents", "get post", "agents"),
+    ("/agents/runs", "get post", "agents"),
+    ("/agents/runs/{run}", "get", "agents"),
+    ("/agents/runs/{run}/messages", "get", "agents"),
+    ("/agents/runs/{run}/stop", "post", "agents"),
+    ("/agents/{agent}", "get patch delete", "agents"),
+    ("/secrets", "get post", "secrets"),
+    ("/secrets/keypair", "get", "secrets"),
+    ("/secrets/{secret}", "get patch delete", "secrets"),
+    ("/webhooks", "get post", "webhooks"),
+    ("/webhooks/{webhook}", "get patch delete", "webhooks"),
+    ("/webhooks/{webhook}/secret", "post", "webhooks"),
+    ("/functions", "get post", "functions"),
+    ("/functions/{*rest}", "get post patch delete", "functions"),
     // Of Stagehand's own API, whose clients are told at the start that it is not here.
-    ("/sessions/{id}/act", "the hosted Stagehand API"),
-    ("/sessions/{id}/extract", "the hosted Stagehand API"),
-    ("/sessions/{id}/observe", "the hosted Stagehand API"),
-    ("/sessions/{id}/navigate", "the hosted Stagehand API"),
-    ("/sessions/{id}/agentExecute", "the hosted Stagehand API"),
-    ("/sessions/{id}/replay", "the hosted Stagehand API"),
+    ("/sessions/{id}/act", "post", "the hosted Stagehand API"),
+    ("/sessions/{id}/extract", "post", "the hosted Stagehand API"),
+    ("/sessions/{id}/observe", "post", "the hosted Stagehand API"),
+    ("/sessions/{id}/navigate", "post", "the hosted Stagehand API"),
+    ("/sessions/{id}/agentExecute", "post", "the hosted Stagehand API"),
+    ("/sessions/{id}/replay", "get", "the hosted Stagehand API"),
 ];
 
-pub fn router() -> Router<App> {
-    let router = Router::new()
-        .route("/sessions", get(sessions::list_sessions).post(sessions::create_session))
-        .route("/sessions/start", post(start::start_session))
-        .route("/sessions/{id}", get(sessions::get_session).post(sessions::update_session))
-        .route("/sessions/{id}/debug", get(debug::debug_session))
-        .route("/sessions/{id}/downloads", get(downloads::get_downloads).delete(downloads::delete_downloads))
-        .route("/sessions/{id}/uploads", post(uploads::create_upload))
-        .route("/sessions/{id}/end", post(start::end_session))
-        .route("/extensions", post(extensions::upload_extension))
-        .route("/extensions/{id}", get(extensions::get_extension).delete(extensions::delete_extension))
-        .route("/projects", get(projects::list_projects))
-        .route("/projects/{project}", get(projects::get_project))
-        .route("/projects/{project}/usage", get(projects::get_usage));
-    NOT_AVAILABLE.into_iter().fold(router, |router, (path, what)| router.route(path, not_available(what)))
+#[rustfmt::skip]
+pub fn table() -> Table {
+    let table = Table::default()
+        .part("Browserbase")
+        .route("/sessions", [
+            get(sessions::list_sessions, "Your sessions, newest first"),
+            post(sessions::create_session, "Creates a session").refuses(&[501]),
+        ])
+        .route("/sessions/start", [post(start::start_session, "Gives Stagehand 3 a session").refuses(&[404, 501])])
+        .route("/sessions/{id}", [
+            get(sessions::get_session, "One session, with its `connectUrl` while it lives"),
+            post(sessions::update_session, "Ends a session, however often it is asked for"),
+        ])
+        .route("/sessions/{id}/debug", [
+            get(debug::debug_session, "Where the session's pages can be watched").refuses(&[409, 410, 501]),
+        ])
+        .route("/sessions/{id}/downloads", [
+            get(downloads::get_downloads, "A zip of what the session's browser has downloaded, or where it is")
+                .answers(200, Some("application/zip")).answers(302, None).refuses(&[409, 410, 501, 503, 504]),
+            delete(downloads::delete_downloads, "Forgets what it has downloaded").answers(204, None).refuses(&[501, 503]),
+        ])
+        .route("/sessions/{id}/uploads", [
+            post(uploads::create_upload, "Gives the session's browser a file: as the part `file` of a form")
+                .takes_form().refuses(&[400, 408, 409, 410, 413, 503, 504]),
+        ])
+        .route("/sessions/{id}/end", [post(start::end_session, "Ends a session, as Stagehand asks for it")])
+        .route("/contexts", [post(contexts::create_context, "Creates a context").refuses(&[409, 501])])
+        .route("/contexts/{context}", [
+            get(contexts::get_context, "One context").refuses(&[501]),
+            put(contexts::update_context, "The same; it changes nothing").refuses(&[501]),
+            delete(contexts::delete_context, "Deletes a context, with all that sessions have left in it")
+                .answers(204, None).refuses(&[501]),
+        ])
+        .route("/extensions", [
+            post(extensions::upload_extension, "Uploads an extension: a zip, as the part `file` of a form")
+                .takes_form().refuses(&[400, 408, 413, 501]),
+        ])
+        .route("/extensions/{id}", [
+            get(extensions::get_extension, "One extension").refuses(&[501]),
+            delete(extensions::delete_extension, "Forgets an extension; a session that has it keeps it")
+                .answers(204, None).refuses(&[501]),
+        ])
+        .route("/projects", [get(projects::list_projects, "The API key's project")])
+        .route("/projects/{project}", [get(projects::get_project, "The API key's project")])
+        .route("/projects/{project}/usage", [get(projects::get_usage, "What your sessions of it have used")])
+        .part("Not available");
+    NOT_AVAILABLE.into_iter().fold(table, |table, (path, methods, what)| {
+        let is_known = |method: &str| methods.split(' ').any(|known| known == method);
+        table.route(path, ["get", "post", "put", "patch", "delete"].map(|method| match is_known(method) {
+            true => not_available(method, what),
+            false => not_available(method, what).undescribed(),
+        }))
+    })
 }
 
 /// 501, whatever the method is. The body is read all the same: whoever still sends it would find the connection broken
 /// instead of an answer.
-fn not_available(what: &'static str) -> MethodRouter<App> {
-    any(async move |_: Caller, request: Request| -> ApiError {
+fn not_available(method: &str, what: &'static str) -> Operation {
+    let handler = async move |_: Caller, request: Request| -> ApiError {
         let (parts, body) = request.into_parts();
         drop(body::read(&parts.headers, body).await);
         let message = format!("{what}: not available here");
         ApiError::new(StatusCode::NOT_IMPLEMENTED, "not_available", message).not_to_be_retried()
-    })
+    };
+    let operation = match method {
+        "get" => get(handler, what),
+        "put" => put(handler, what),
+        "patch" => patch(handler, what),
+        "delete" => delete(handler, what),
+        _ => post(handler, what),
+    };
+    operation.refuses(&[501])
 }

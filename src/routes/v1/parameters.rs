@@ -2,11 +2,15 @@
 //! without the proxy or the login that was asked for is worse than none. What only makes a browser nicer is tolerated,
 //! and so are fields of older clients.
 
+use std::borrow::Cow;
+
 use axum::http::StatusCode;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::auth::Caller;
+use crate::browser_settings::{BrowserSettings, proxy_server_schema};
 use crate::error::ApiError;
 use crate::ids::SessionId;
 use crate::routes::create;
@@ -17,7 +21,7 @@ pub const DEFAULT_TIMEOUT: u32 = 3_600;
 const TIMEOUT: std::ops::RangeInclusive<f64> = 60.0..=21_600.0;
 
 /// The regions that clients know: any other would be taken for a mistake in the answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Region {
     #[serde(rename = "us-west-2")]
     UsWest2,
@@ -44,23 +48,56 @@ impl Region {
 }
 
 /// The body of a create.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "CreateBrowserbaseSession")]
 pub struct CreateParameters {
     /// Whatever it says, the session belongs to the API key's project: clients have been made to send one for long.
     #[allow(dead_code)]
     project_id: Option<String>,
+    /// Extensions are not available here: anything but an empty text is refused.
+    #[schemars(length(max = 0))]
     extension_id: Option<String>,
     /// Seconds. Some clients write whole numbers as `300.0`.
+    #[schemars(with = "Option<u32>", range(min = *TIMEOUT.start() as u32, max = *TIMEOUT.end() as u32))]
+    #[schemars(extend("default" = DEFAULT_TIMEOUT))]
     timeout: Option<f64>,
+    #[schemars(extend("default" = false))]
     keep_alive: Option<bool>,
+    /// One proxy of your own, that needs no credentials, for all that the browser fetches; or none.
+    #[schemars(with = "Option<Proxies>")]
     proxies: Option<Value>,
     proxy_settings: Option<Map<String, Value>>,
     /// It is checked; sessions run where the service does.
     #[allow(dead_code)]
     region: Option<Region>,
+    /// Whatever it is to be known by: at most 4096 bytes of JSON.
     user_metadata: Option<Map<String, Value>>,
+    #[schemars(with = "Option<BrowserSettings>")]
     browser_settings: Option<Map<String, Value>>,
+}
+
+/// What `proxy_server` takes.
+struct Proxies;
+
+impl JsonSchema for Proxies {
+    fn schema_name() -> Cow<'static, str> {
+        "Proxies".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [
+        { "const": false },
+        { "type": "array", "maxItems": 1, "items": { "oneOf": [
+            { "type": "object", "required": ["type"], "properties": { "type": { "const": "none" } } },
+            {
+                "type": "object",
+                "required": ["type", "server"],
+                "properties": { "type": { "const": "external" }, "server": proxy_server_schema() },
+            },
+        ] } },
+    ] })
+    }
 }
 
 fn not_available<T>(field: &str, why: &str) -> Result<T, ApiError> {
@@ -87,13 +124,16 @@ impl CreateParameters {
                 "timeout: must be a whole number of seconds from {least} to {most}"
             )));
         }
-        if self.extension_id.is_some_and(|id| !id.is_empty()) {
-            return not_available("extensionId", "extensions are not available here");
-        }
         if asks(self.proxy_settings.as_ref().and_then(|settings| settings.get("caCertificates"))) {
             return not_available("proxySettings.caCertificates", "certificates are not available here");
         }
         let mut settings = browser_settings(self.browser_settings.unwrap_or_default())?;
+        if let Some(id) = self.extension_id.filter(|id| !id.is_empty()) {
+            let twice = settings.insert("extensionId".to_owned(), id.clone().into());
+            if asks(twice.as_ref()) && twice != Some(id.into()) {
+                return Err(ApiError::invalid("extensionId: must be the same as browserSettings.extensionId"));
+            }
+        }
         if let Some(server) = self.proxies.as_ref().map_or(Ok(None), proxy_server)? {
             settings.insert("proxy".to_owned(), json!({ "server": server }));
         }
@@ -105,6 +145,7 @@ impl CreateParameters {
             timeout_ms: seconds as u64 * 1_000,
             keep_alive: self.keep_alive.unwrap_or(false),
             browser_settings: create::browser_settings(settings).map_err(|error| of_proxies(error, &self.proxies))?,
+            extension: None,
             user_metadata: create::user_metadata(self.user_metadata.unwrap_or_default())?,
         })
     }
@@ -119,11 +160,7 @@ fn of_proxies(mut error: ApiError, proxies: &Option<Value>) -> ApiError {
 }
 
 fn browser_settings(mut settings: Map<String, Value>) -> Result<Map<String, Value>, ApiError> {
-    for (name, why) in [
-        ("context", "contexts are not available here"),
-        ("extensionId", "extensions are not available here"),
-        ("allowedDomains", "keeping a browser within domains is not available here"),
-    ] {
+    for (name, why) in [("allowedDomains", "keeping a browser within domains is not available here")] {
         if asks(settings.get(name)) {
             return not_available(&format!("browserSettings.{name}"), why);
         }

@@ -2,8 +2,8 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::HeaderMap;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::parameters::CreateParameters;
@@ -15,7 +15,7 @@ use crate::clock::now_ms;
 use crate::error::ApiError;
 use crate::lifecycle;
 use crate::routes::body::{JsonBody, QueryOf, SessionPath};
-use crate::routes::create::{self, Refused};
+use crate::routes::create::{self, Created, Refused};
 use crate::store::Wanted;
 
 /// A list has no pages there. It is read a page at a time, so that no script is long, and holds the newest
@@ -29,13 +29,12 @@ pub async fn create_session(
     caller: Caller,
     headers: HeaderMap,
     JsonBody { value, bytes }: JsonBody<CreateParameters>,
-) -> Result<Response, Refused> {
+) -> Result<Created<SessionView>, Refused> {
     let idempotency = create::idempotency(&headers, &bytes)?.or_else(|| create::attempt(&headers, &bytes));
     let tokens = app.tokens.get(now_ms()).await.map_err(ApiError::from)?;
     let new = value.check(&caller)?;
     let (rate, session) = create::create(&app, &new, idempotency.as_ref(), &caller.limits(&app.limits)).await?;
-    let view = SessionView::with_reach(&app, &tokens, &headers, session);
-    Ok((StatusCode::CREATED, rate, Json(view)).into_response())
+    Ok(Created(rate, SessionView::with_reach(&app, &tokens, &headers, session)))
 }
 
 /// `GET /v1/sessions/{id}`
@@ -46,19 +45,20 @@ pub async fn get_session(
     headers: HeaderMap,
 ) -> Result<Json<SessionView>, ApiError> {
     let tokens = app.tokens.get(now_ms()).await?;
-    match lifecycle::find(&app, &id, &caller.user).await? {
+    match lifecycle::find(&app, &id, &caller.owner()).await? {
         Some(session) => Ok(Json(SessionView::with_reach(&app, &tokens, &headers, session))),
         None => Err(ApiError::session_not_found()),
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(inline)]
 enum Request {
     #[serde(rename = "REQUEST_RELEASE")]
     Release,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub struct UpdateSession {
     /// There is only one thing to ask for.
     #[allow(dead_code)]
@@ -72,15 +72,17 @@ pub async fn update_session(
     SessionPath(id): SessionPath,
     _: JsonBody<UpdateSession>,
 ) -> Result<Json<SessionView>, ApiError> {
-    match lifecycle::release(&app, &id, &caller.user).await? {
+    match lifecycle::release(&app, &id, &caller.owner()).await? {
         Some(session) => Ok(Json(SessionView::of(&app, session))),
         None => Err(ApiError::session_not_found()),
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub struct ListSessions {
     status: Option<Status>,
+    /// By metadata: `user_metadata['team']['name']:'alpha'`.
+    #[schemars(regex(pattern = r#"^user_metadata(\[('[^']*'|"[^"]*")\])+:('[^']*'|"[^"]*")$"#))]
     q: Option<String>,
 }
 
@@ -94,7 +96,7 @@ pub async fn list_sessions(
     wanted.metadata = asked.q.as_deref().map(query::parse).transpose()?;
     let (mut views, mut after) = (Vec::new(), None);
     for _ in 0..MAX_PAGES {
-        let (sessions, end) = app.store.list(&caller.user, &wanted, PAGE, after.as_ref()).await?;
+        let (sessions, end) = app.store.list(&caller.owner(), &wanted, PAGE, after.as_ref()).await?;
         views.extend(sessions.into_iter().map(|session| SessionView::of(&app, session)));
         after = end;
         if after.is_none() {

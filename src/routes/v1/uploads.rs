@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
@@ -13,7 +14,7 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::container_client::ContainerError;
 use crate::error::ApiError;
-use crate::ids::{SessionId, UserId};
+use crate::ids::{Owner, SessionId};
 use crate::protocol::{MAX_UPLOAD_BYTES, UploadName};
 use crate::routes::body::SessionPath;
 use crate::routes::multipart;
@@ -26,7 +27,7 @@ const READY_WAIT: Duration = Duration::from_secs(15);
 static UPLOADS: Semaphore = Semaphore::const_new(8);
 const LOOK: Duration = Duration::from_millis(250);
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Uploaded {
     message: String,
 }
@@ -38,7 +39,7 @@ pub async fn create_upload(
     SessionPath(id): SessionPath,
     request: Request,
 ) -> Result<Json<Uploaded>, ApiError> {
-    let reached = ready(&app, &id, &caller.user).await;
+    let reached = ready(&app, &id, &caller.owner()).await;
     let _one_of_few = UPLOADS.acquire().await.map_err(ApiError::internal)?;
     // Also if it is for nobody: whoever still sends would find the connection broken instead of an answer.
     let (parts, body) = request.into_parts();
@@ -52,11 +53,11 @@ pub async fn create_upload(
 }
 
 /// Where the session's browser is, once it is there.
-async fn ready(app: &App, id: &SessionId, user: &UserId) -> Result<Route, ApiError> {
+async fn ready(app: &App, id: &SessionId, owner: &Owner) -> Result<Route, ApiError> {
     let deadline = Instant::now() + READY_WAIT.min(app.connect_wait);
     loop {
-        match live::find(app, id, user).await {
-            Ok((route, _)) => return Ok(route),
+        match live::find(app, id, |view| view.owner == *owner).await {
+            Ok(seen) => return Ok(seen.route),
             Err(error) if error.code == live::NOT_READY && Instant::now() < deadline => sleep(LOOK).await,
             Err(error) => return Err(error),
         }

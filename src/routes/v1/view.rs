@@ -2,20 +2,22 @@
 //! for a mistake.
 
 use axum::http::HeaderMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::parameters::Region;
-use super::projects;
 use crate::app::App;
 use crate::clock::{now_ms, rfc3339};
-use crate::ids::SessionId;
+use crate::contexts;
+use crate::ids::{ContextId, SessionId};
 use crate::session::{EndReason, Session, SessionStatus};
 use crate::store::Wanted;
 use crate::tokens::{Subject, Tokens};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[schemars(rename = "BrowserbaseStatus")]
 pub enum Status {
     /// It waits for a container. It can be connected to all the same.
     Pending,
@@ -61,23 +63,32 @@ impl Status {
     }
 }
 
-#[derive(Debug, Serialize)]
+/// A session, as the clients of Browserbase know it.
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "BrowserbaseSession")]
 pub struct SessionView {
     id: SessionId,
     project_id: String,
+    #[schemars(extend("format" = "date-time"))]
     created_at: String,
+    #[schemars(extend("format" = "date-time"))]
     updated_at: String,
     /// Clients insist on it. Before it has a container, it is when it was created.
+    #[schemars(extend("format" = "date-time"))]
     started_at: String,
+    #[schemars(extend("format" = "date-time"))]
     expires_at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
     ended_at: Option<String>,
     status: Status,
     /// Traffic is not counted here.
     proxy_bytes: u64,
     keep_alive: bool,
     region: Region,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context_id: Option<ContextId>,
     #[serde(skip_serializing_if = "Map::is_empty")]
     user_metadata: Map<String, Value>,
     #[serde(flatten)]
@@ -85,7 +96,7 @@ pub struct SessionView {
 }
 
 /// How a session is reached, while it can be.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Reach {
     connect_url: String,
@@ -98,7 +109,7 @@ impl SessionView {
     pub fn of(app: &App, session: Session) -> Self {
         Self {
             status: Status::of(&session),
-            project_id: projects::id(&session.user_id, session.project.as_ref()),
+            project_id: session.owner().id().to_owned(),
             created_at: rfc3339(session.created_at_ms),
             updated_at: rfc3339(session.ended_at_ms.unwrap_or(0).max(session.last_activity_ms)),
             started_at: rfc3339(session.started_at_ms.unwrap_or(session.created_at_ms)),
@@ -107,6 +118,7 @@ impl SessionView {
             proxy_bytes: 0,
             keep_alive: session.keep_alive,
             region: Region::nearest(app.addresses.region.as_deref()),
+            context_id: contexts::of_session(&session).map(|context| context.id),
             user_metadata: session.user_metadata,
             id: session.id,
             reach: None,

@@ -55,9 +55,7 @@ pub(super) async fn connect(
     }
     let upgrade = match Upgrade::from_request(&mut request) {
         Ok(upgrade) => upgrade,
-        Err(not) => {
-            return (not.headers(), ApiError::new(not.status(), "not_a_websocket", not.to_string())).into_response();
-        }
+        Err(not) => return not.into_response(),
     };
     // The function runs to its end whether or not the client waits for it, as it does on Lambda. So none of this
     // may be dropped with the request.

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::audit::Contents;
 use crate::runtime_api::{self, PATIENCE, RuntimeApi};
+use crate::world::described::DOCUMENT;
 use crate::world::{Redis, SECRET, redis_command};
 
 /// The program, as Lambda starts it: the debug build, or the one that was packed.
@@ -100,6 +101,13 @@ async fn the_built_program_serves_a_session_from_create_to_delete() {
     let contents = contents().await;
     assert!(contents.hashes["fleet"].contains_key("lookedAt"));
     contents.check();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_built_program_says_of_the_api_is_what_a_server_says() {
+    let function = Function::start().await;
+    let told = function.ok(&http("GET", "/openapi.json", &[], &Value::Null)).await;
+    assert_eq!((&told["statusCode"], &body(&told)), (&json!(200), &*DOCUMENT));
 }
 
 /// What each answer must hold for the service that invoked the function; the rest of it stands in the tests of the

@@ -1,7 +1,7 @@
 //! All that the store can do, each at least once.
 
 use serde_json::Map;
-use wallcrawler::ids::{ConnectionId, ContainerId, ServerId, SessionId};
+use wallcrawler::ids::{ConnectionId, ContainerId, Owner, ServerId, SessionId};
 use wallcrawler::protocol::ReadyRequest;
 use wallcrawler::session::EndReason;
 use wallcrawler::store::{
@@ -69,7 +69,7 @@ pub async fn make_all(store: &Store) {
     assert!(store.reach(&direct, &ours, START).await.expect("redis answers"));
 
     assert!(store.get(&direct).await.expect("redis answers").is_some());
-    let user = "user_1".parse().expect("an id");
+    let user = Owner::User("user_1".parse().expect("an id"));
     let (listed, _) = store.list(&user, &Wanted::default(), 10, None).await.expect("redis answers");
     assert!(listed.len() >= 4);
     store.record(&serde_json::json!({ "at": "now" }), START).await.expect("redis answers");
@@ -90,13 +90,13 @@ async fn end_all(store: &Store, container: &ContainerId, server: &ServerId, ids:
     assert_eq!(carried.len(), 1);
     store.disconnect(&carried[0].0, Some(direct), &limits, START).await.expect("redis answers");
     assert_eq!(store.lose_server(server, None, 10, START).await.expect("redis answers"), Lost::Now(Vec::new()));
-    let user = "user_1".parse().expect("an id");
+    let user = Owner::User("user_1".parse().expect("an id"));
     let ended = store.end(gateway, EndedBy::Owner(&user), EndReason::Released, &limits, START).await;
     assert!(matches!(ended, Ok(Ended::Now(_))), "{ended:?}");
     let closing = store.closing(&[], 10).await.expect("redis answers");
     assert_eq!(closing, [(connection("early"), EndReason::Released)]);
     assert!(store.closing(&closing, 10).await.expect("redis answers").is_empty());
-    assert_eq!(store.usage(&user, None).await.expect("redis answers"), 0, "it had its container for no time");
+    assert_eq!(store.usage(&user).await.expect("redis answers"), 0, "it had its container for no time");
     // Its client never came back, and its browser never came up.
     let expired = store.expire(&limits, 10, START + 61_000).await.expect("redis answers");
     let reasons: Vec<_> =

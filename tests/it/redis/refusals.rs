@@ -3,7 +3,7 @@
 use axum::http::StatusCode;
 use fred::prelude::{Client as RedisClient, ClientLike as _};
 use serde_json::json;
-use wallcrawler::ids::{ContainerId, ServerId, SessionId};
+use wallcrawler::ids::{ContainerId, Owner, ServerId, SessionId};
 use wallcrawler::session::EndReason;
 use wallcrawler::store::{Connect, Ended, EndedBy, Lost, NotComing, Routed, Store, StoreError};
 
@@ -83,7 +83,7 @@ async fn with_a_full_memory_nothing_new_begins_and_everything_goes_on_and_ends()
     let redis = Redis::start();
     let admin = redis.client().await;
     let store = Store::open(&redis.url(), "").expect("a store");
-    let (limits, user) = (limits(), "user_1".parse().expect("an id"));
+    let (limits, user) = (limits(), Owner::User("user_1".parse().expect("an id")));
     let (container, silent, reserved) = (ContainerId::random(), ContainerId::random(), ContainerId::random());
     let (server, ours, kept) = (ServerId::random(), connection("ours"), connection("kept"));
     let mut ids: Vec<SessionId> = Vec::new();

@@ -8,9 +8,13 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 use wallcrawler::clock::{now_ms, parse_rfc3339};
 use wallcrawler::extension;
+use wallcrawler::fleet::none::NoFleet;
+use wallcrawler::ids::ArchiveHash;
 
 use crate::archives::{extension, zip};
-use crate::world::{Answer, World};
+use crate::audit::Contents;
+use crate::round_trips::cost;
+use crate::world::{Answer, Plane, World, config_at};
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -40,7 +44,7 @@ pub async fn upload(world: &World, key: &str, archive: &[u8]) -> Value {
 /// The files that are kept, of all users.
 pub fn files(world: &World) -> Vec<PathBuf> {
     let entries = |dir: PathBuf| read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    entries(world.redis.dir.join("files/extensions")).flat_map(entries).collect()
+    entries(world.redis.dir.join("files/extensions")).flat_map(entries).flat_map(entries).collect()
 }
 
 fn archives(world: &World) -> Vec<PathBuf> {
@@ -116,9 +120,9 @@ async fn the_same_archive_is_stored_once_and_outlives_the_deletion_of_one_upload
 #[tokio::test]
 async fn an_extension_is_gone_before_its_archive_is_forgotten() {
     let world = World::new(&[]).await;
-    let (storage, owner) = (&world.app.storage, "u1".parse().expect("a user"));
+    let (storage, owner) = (&world.app.storage, "user:u1".parse().expect("an owner"));
     let now_ms = now_ms();
-    let made = extension::add(storage, &owner, None, "one.zip".into(), "x".into(), now_ms).await.expect("added");
+    let made = extension::add(storage, &owner, "one.zip".into(), "x".into(), now_ms).await.expect("added");
     let found = async |days| extension::find(storage, &owner, &made.id, now_ms + days * DAY_MS).await.expect("asked");
     assert_eq!(found(87).await.as_ref(), Some(&made));
     assert_eq!(found(88).await, None);
@@ -178,4 +182,99 @@ async fn without_a_place_for_files_there_are_no_extensions_and_nobody_asks_again
     assert_eq!((answer.status, &answer.body["code"]), (StatusCode::NOT_IMPLEMENTED, &json!("not_available")));
     assert_eq!(answer.headers["x-should-retry"], "false");
     assert!(answer.body["message"].as_str().expect("a message").contains("STORAGE_BUCKET"));
+}
+
+fn body(id: &Value) -> [(&'static str, Value); 4] {
+    let settings = json!({"browserSettings": {"extensionId": id}});
+    [
+        ("/v1/sessions", json!({"extensionId": id})),
+        ("/v1/sessions", settings.clone()),
+        ("/v1/sessions/start", json!({"browserbaseSessionCreateParams": {"extensionId": id, "browserSettings": {}}})),
+        ("/sessions", settings),
+    ]
+}
+
+/// Taken out: that the archive is known from the create on, so that the deletion took it away.
+#[tokio::test]
+async fn a_session_has_the_archive_of_its_extension_by_whatever_door_and_keeps_it() {
+    let world = World::new(&[]).await;
+    let (client, redis) = (world.client("key-one"), world.redis.client().await);
+    let archive = extension("One");
+    let made = upload(&world, "key-one", &archive).await;
+    client.create().await;
+    for (path, body) in body(&made["id"]) {
+        let (trips, answer) = cost(&redis, client.post(path, &body)).await;
+        assert!(answer.status.is_success(), "{path} {body}: {answer:?}");
+        assert_eq!(trips, 1, "{path} {body}");
+    }
+    let path = format!("/v1/extensions/{}", made["id"].as_str().expect("an id"));
+    assert_eq!(client.delete(&path).await.status, StatusCode::NO_CONTENT);
+
+    let claim = world.container("ctr-a").claim("ctr-a", 20, &[]).await;
+    let sessions = claim["sessions"].as_array().expect("sessions");
+    assert_eq!(sessions.len(), 5);
+    assert_eq!(sessions[0].get("extension"), None, "nobody asked for one");
+    for session in &sessions[1..] {
+        assert_eq!(session["browserSettings"]["extensionId"], made["id"]);
+        assert_eq!(session["extension"]["sha256"], ArchiveHash::of(&archive).as_str());
+        let url = session["extension"]["url"].as_str().expect("an address");
+        // Where this plane would have its containers ask.
+        let path = url.strip_prefix("http://127.0.0.1:1").expect("the API's endpoint");
+        assert_eq!(world.client("").raw("GET", path, "").await.bytes, archive);
+    }
+    Contents::read(&redis).await.check();
+}
+
+/// Taken out: the owner in the lookup; that two names must be the same.
+#[tokio::test]
+async fn an_extension_that_is_not_there_or_not_ones_own_names_the_field_and_makes_no_session() {
+    let world = World::new(&[]).await;
+    let client = world.client("key-one");
+    let theirs = upload(&world, "key-two", &extension("One")).await["id"].take();
+    let mine = upload(&world, "key-one", &extension("One")).await["id"].take();
+    for id in [&theirs, &json!("ext_00000000000000000000000000"), &json!("hunter2"), &json!("../hunter2")] {
+        for (path, body) in body(id) {
+            let answer = client.post(path, &body).await;
+            assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{path} {body}: {answer:?}");
+            assert_eq!(answer.body["code"], "extension_not_found");
+            assert_eq!(answer.body["message"], "extensionId: must be of an extension of yours");
+        }
+    }
+    for (body, message) in [
+        (json!({"extensionId": mine, "browserSettings": {"extensionId": "ext_1"}}), "extensionId: must be the same"),
+        (json!({"extensionId": 1}), "extensionId: invalid type"),
+        (json!({"browserSettings": {"extensionId": 1}}), "browserSettings.extensionId must be the id"),
+        (
+            json!({"extensionId": mine, "browserSettings": {"browser": "headless-shell"}}),
+            "browserSettings.browser must be \"chromium\"",
+        ),
+    ] {
+        let answer = client.post("/v1/sessions", &body).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{body}: {answer:?}");
+        assert!(answer.body["message"].as_str().expect("a message").starts_with(message), "{body}: {answer:?}");
+    }
+    assert_eq!(client.get("/v1/sessions").await.body, json!([]));
+    for body in [
+        json!({"extensionId": mine, "browserSettings": {"extensionId": mine}}),
+        json!({"extensionId": mine, "browserSettings": {"extensionId": "", "browser": "chromium"}}),
+    ] {
+        assert_eq!(client.post("/v1/sessions", &body).await.status, StatusCode::CREATED, "{body}");
+    }
+}
+
+/// Taken out: that a claim goes on without an address, so that the container got no work at all.
+#[tokio::test]
+async fn a_server_without_the_files_hands_out_what_it_can() {
+    let world = World::new(&[]).await;
+    let made = upload(&world, "key-one", &extension("One")).await;
+    let client = world.client("key-one");
+    client.post("/v1/sessions", &json!({"extensionId": made["id"]})).await;
+    client.create().await;
+    let redis = world.redis.url();
+    let without = Plane::on(&redis, config_at(&redis, &[]), Box::new(NoFleet)).await;
+    let answer = without.client("key-one").post("/v1/sessions", &json!({"extensionId": made["id"]})).await;
+    assert_eq!((answer.status, &answer.body["code"]), (StatusCode::NOT_IMPLEMENTED, &json!("not_available")));
+    let claim = without.container("ctr-a").claim("ctr-a", 20, &[]).await;
+    assert_eq!(claim["sessions"].as_array().map(Vec::len), Some(2));
+    assert_eq!(claim["sessions"][0]["extension"], json!({"sha256": ArchiveHash::of(&extension("One"))}));
 }
