@@ -37,6 +37,13 @@ pub struct ContextSetting {
     pub persist: bool,
 }
 
+impl ContextSetting {
+    /// That of settings which were checked, if they name one.
+    pub fn of(settings: &Map<String, Value>) -> Option<Self> {
+        settings.get("context").and_then(|value| context(value).ok())
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BrowserSettings {
     pub browser: BrowserKind,

@@ -7,10 +7,8 @@ use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 
 use crate::app::App;
-use crate::browser_settings::{BrowserSettings, ContextSetting};
 use crate::hex;
 use crate::ids::{ContextId, Owner};
-use crate::session::Session;
 use crate::storage::{Kind, ObjectName, StorageError};
 
 /// What is known of a context.
@@ -98,10 +96,4 @@ pub async fn delete(app: &App, owner: &Owner, id: &ContextId) -> Result<bool, St
 pub async fn updated_ms(app: &App, owner: &Owner, context: &Context) -> Result<u64, StorageError> {
     let written_ms = app.storage.written_ms(&profile(owner, &context.id)).await?;
     Ok(written_ms.unwrap_or(0).max(context.created_at_ms))
-}
-
-/// What a session has been told of a context.
-pub fn of_session(session: &Session) -> Option<ContextSetting> {
-    session.browser_settings.get("context")?;
-    BrowserSettings::parse(&session.browser_settings).ok()?.context
 }

@@ -105,49 +105,37 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     }
 }
 
-/// The session a path names. What cannot be an id is no session.
-pub struct SessionPath(pub SessionId);
+macro_rules! id_in_path {
+    ($(#[$doc:meta])* $name:ident, $id:ty, $otherwise:path) => {
+        $(#[$doc])*
+        pub struct $name(pub $id);
 
-impl<S: Send + Sync> FromRequestParts<S> for SessionPath {
-    type Rejection = ApiError;
+        impl<S: Send + Sync> FromRequestParts<S> for $name {
+            type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        id_in_path(parts, state).await.map(Self).ok_or_else(ApiError::session_not_found)
-    }
+            async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+                id_in_path(parts, state).await.map(Self).ok_or_else($otherwise)
+            }
+        }
+    };
 }
 
-/// The extension a path names. What cannot be an id is no extension.
-pub struct ExtensionPath(pub ExtensionId);
-
-impl<S: Send + Sync> FromRequestParts<S> for ExtensionPath {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        id_in_path(parts, state).await.map(Self).ok_or_else(ApiError::extension_not_found)
-    }
-}
-
-/// The gateway's connection a path names. What cannot be an id is no connection.
-pub struct ConnectionPath(pub ConnectionId);
-
-impl<S: Send + Sync> FromRequestParts<S> for ConnectionPath {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        id_in_path(parts, state).await.map(Self).ok_or_else(ApiError::connection_gone)
-    }
-}
-
-/// The context a path names. What cannot be an id is no context.
-pub struct ContextPath(pub ContextId);
-
-impl<S: Send + Sync> FromRequestParts<S> for ContextPath {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        id_in_path(parts, state).await.map(Self).ok_or_else(ApiError::context_not_found)
-    }
-}
+id_in_path!(
+    /// The session a path names. What cannot be an id is no session.
+    SessionPath, SessionId, ApiError::session_not_found
+);
+id_in_path!(
+    /// The gateway's connection a path names. What cannot be an id is no connection.
+    ConnectionPath, ConnectionId, ApiError::connection_gone
+);
+id_in_path!(
+    /// The context a path names. What cannot be an id is no context.
+    ContextPath, ContextId, ApiError::context_not_found
+);
+id_in_path!(
+    /// The extension a path names. What cannot be an id is no extension.
+    ExtensionPath, ExtensionId, ApiError::extension_not_found
+);
 
 /// The project a path names.
 pub struct ProjectPath(pub String);

@@ -22,7 +22,7 @@ use crate::protocol::{
     MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT, MAX_TASK_ARN, ReadyRequest, ReadyResponse, ReportResponse,
 };
 use crate::session::{EndReason, Session};
-use crate::storage::Use;
+use crate::storage::{ObjectName, Use};
 use crate::tokens::{Subject, Tokens};
 
 /// How long after a session's time is up its container may still store what it left.
@@ -53,9 +53,20 @@ pub async fn claim_sessions(
     let now_ms = now_ms();
     let mut sessions = Vec::with_capacity(claimed.sessions.len());
     for (session, lease) in claimed.sessions {
-        let context = context(&app, &session).await;
-        let files_token = Some(files_token(&tokens, &session, now_ms));
-        let extension = extension_of(&app, &session, now_ms).await;
+        let setting = ContextSetting::of(&session.browser_settings);
+        let files_token = Some(files_token(&tokens, &session, setting.as_ref(), now_ms));
+        let mut context = None;
+        if let Some(ContextSetting { id, persist }) = setting {
+            let profile = contexts::profile(&session.owner(), &id);
+            let url = address(&app, &session, &profile, session.expires_at_ms).await;
+            context = Some(ClaimedContext { url, persist });
+        }
+        let mut extension = None;
+        if let Some(sha256) = session.extension.clone() {
+            let archive = extension::archive(&session.owner(), &sha256);
+            let url = address(&app, &session, &archive, now_ms + EXTENSION_MS).await;
+            extension = Some(ClaimedExtension { sha256, url });
+        }
         sessions.push(ClaimedSession {
             session_id: session.id,
             user_id: session.user_id,
@@ -79,33 +90,21 @@ pub async fn claim_sessions(
     }))
 }
 
-/// Where the session's context is to be had. That one's cannot is no reason for the others to wait.
-async fn context(app: &App, session: &Session) -> Option<ClaimedContext> {
-    let ContextSetting { id, persist } = contexts::of_session(session)?;
-    let profile = contexts::profile(&session.owner(), &id);
-    let base = &app.addresses.api_endpoint;
-    let url = objects::address(app, base, &profile, Use::Read, session.expires_at_ms).await;
-    let url = url.inspect_err(|error| tracing::error!(session.id = %session.id, error = %Causes(error), "no context"));
-    Some(ClaimedContext { url: url.ok(), persist })
+/// Where something is read that a session's browser begins with. That it cannot be had is the end of one session, and must
+/// not be that of the claim.
+async fn address(app: &App, session: &Session, name: &ObjectName, until_ms: u64) -> Option<String> {
+    let url = objects::address(app, &app.addresses.api_endpoint, name, Use::Read, until_ms).await;
+    let told = |error: &ApiError| {
+        tracing::error!(session.id = %session.id, error = %Causes(error), "a file of the session's has no address");
+    };
+    url.inspect_err(told).ok()
 }
 
 /// Good for longer than the session: what an ended one leaves is stored after its end.
-fn files_token(tokens: &Tokens, session: &Session, now_ms: u64) -> FilesToken {
-    let context = contexts::of_session(session).filter(|context| context.persist).map(|context| context.id);
+fn files_token(tokens: &Tokens, session: &Session, context: Option<&ContextSetting>, now_ms: u64) -> FilesToken {
+    let context = context.filter(|context| context.persist).map(|context| context.id.clone());
     let subject = Subject::Files { session: session.id.clone(), owner: session.owner(), context };
     FilesToken(tokens.mint(&subject, now_ms, session.expires_at_ms + FILES_TOKEN_EXTRA_MS))
-}
-
-/// Without an address if there is none to be had: that is the end of one session, and must not be that of the claim.
-async fn extension_of(app: &App, session: &Session, now_ms: u64) -> Option<ClaimedExtension> {
-    let sha256 = session.extension.clone()?;
-    let archive = extension::archive(&session.owner(), &sha256);
-    let base = &app.addresses.api_endpoint;
-    let url = objects::address(app, base, &archive, Use::Read, now_ms + EXTENSION_MS).await;
-    let url = url.inspect_err(|error| {
-        tracing::error!(session.id = %session.id, error = %Causes(error), "there is no address for its extension");
-    });
-    Some(ClaimedExtension { sha256, url: url.ok() })
 }
 
 /// Whether the container may ask so, and whether it makes sense.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::app::App;
-use crate::browser_settings::BrowserSettings;
+use crate::browser_settings::{BrowserSettings, ContextSetting};
 use crate::clock::now_ms;
 use crate::contexts;
 use crate::error::ApiError;
@@ -119,11 +119,8 @@ async fn extension_of(app: &App, new: &NewSession) -> Result<Option<ArchiveHash>
 
 /// Whether the context that the settings name, if they name one, is there.
 async fn check_context(app: &App, new: &NewSession) -> Result<(), ApiError> {
-    let Some(context) = new.browser_settings.get("context").filter(|context| !context.is_null()) else { return Ok(()) };
-    let found = match context["id"].as_str().and_then(|id| id.parse().ok()) {
-        Some(id) => contexts::find(app, &new.owner(), &id).await?,
-        None => None,
-    };
+    let Some(context) = ContextSetting::of(&new.browser_settings) else { return Ok(()) };
+    let found = contexts::find(app, &new.owner(), &context.id).await?;
     let message = "browserSettings.context.id: must be of a context of yours";
     found.map(drop).ok_or_else(|| ApiError::new(StatusCode::BAD_REQUEST, "context_not_found", message))
 }
@@ -132,20 +129,13 @@ async fn check_context(app: &App, new: &NewSession) -> Result<(), ApiError> {
 /// limited.
 pub async fn create(
     app: &App,
-    new: &NewSession,
+    mut new: NewSession,
     idempotency: Option<&Idempotency>,
     limits: &Limits,
 ) -> Result<(HeaderMap, Session), Refused> {
-    check_context(app, new).await?;
-    let with_extension;
-    let new = match extension_of(app, new).await? {
-        None => new,
-        extension => {
-            with_extension = NewSession { extension, ..new.clone() };
-            &with_extension
-        }
-    };
-    let error = match lifecycle::create(app, new, idempotency, limits).await.map_err(ApiError::from)? {
+    check_context(app, &new).await?;
+    new.extension = extension_of(app, &new).await?;
+    let error = match lifecycle::create(app, &new, idempotency, limits).await.map_err(ApiError::from)? {
         store::Created::New { session, allowance, .. } => {
             return Ok((allowance.as_ref().map(rate_headers).unwrap_or_default(), session));
         }

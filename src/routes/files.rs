@@ -39,8 +39,7 @@ pub async fn address_file(
         FileKind::Logs => ObjectName::new(Kind::Logs, owner, &format!("{id}.json")),
     };
     let until_ms = now_ms() + ADDRESS_SECONDS * 1_000;
-    let base = app.addresses.api_endpoint.trim_end_matches('/');
-    let url = objects::address(&app, base, &name, Use::Write, until_ms).await?;
+    let url = objects::address(&app, &app.addresses.api_endpoint, &name, Use::Write, until_ms).await?;
     Ok(Json(FileResponse { url, expires_in_seconds: ADDRESS_SECONDS }))
 }
 

@@ -1,5 +1,7 @@
 //! Where files are kept in a directory: what a bucket does with its signed addresses.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -11,8 +13,7 @@ use crate::auth::verify_token;
 use crate::clock::now_ms;
 use crate::error::ApiError;
 use crate::storage::{Address, ObjectName, StorageError, Use};
-use crate::tokens::Subject;
-use crate::tokens::TokenError;
+use crate::tokens::{Subject, TokenError};
 
 /// The largest file that is taken, in bytes. One that a browser writes in a whole session may be as large.
 pub const MAX_OBJECT_BYTES: u64 = 1 << 30;
@@ -22,7 +23,7 @@ const STORAGE_RETRY_MS: u64 = 1_000;
 /// Where somebody else may read or write a file until then. `base` is this service as they reach it.
 pub async fn address(app: &App, base: &str, name: &ObjectName, to: Use, until_ms: u64) -> Result<String, ApiError> {
     let now_ms = now_ms();
-    let good_for = std::time::Duration::from_millis(until_ms.saturating_sub(now_ms));
+    let good_for = Duration::from_millis(until_ms.saturating_sub(now_ms));
     match app.storage.address(name, to, good_for).await? {
         Address::Signed(url) => Ok(url),
         Address::Ours => {

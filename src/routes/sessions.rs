@@ -162,7 +162,7 @@ pub async fn create_session(
     let tokens = app.tokens.get(now_ms()).await.map_err(ApiError::from)?;
     let limits = caller.limits(&app.limits);
     let new = request.check(caller.user, caller.project)?;
-    let (rate, session) = create::create(&app, &new, idempotency.as_ref(), &limits).await?;
+    let (rate, session) = create::create(&app, new, idempotency.as_ref(), &limits).await?;
     Ok(Created(rate, view(&app, &tokens, &headers, session)))
 }
 

@@ -122,32 +122,20 @@ impl<T: JsonSchema> Takes for QueryOf<T> {
     }
 }
 
-impl Takes for SessionPath {
-    fn describe(draft: &mut Draft) {
-        draft.first_in_path::<SessionId>();
-        draft.refuses(&[404]);
-    }
+macro_rules! takes_id_in_path {
+    ($($path:ty, $id:ty, $otherwise:literal;)*) => { $(impl Takes for $path {
+        fn describe(draft: &mut Draft) {
+            draft.first_in_path::<$id>();
+            draft.refuses(&[$otherwise]);
+        }
+    })* };
 }
 
-impl Takes for ContextPath {
-    fn describe(draft: &mut Draft) {
-        draft.first_in_path::<ContextId>();
-        draft.refuses(&[404]);
-    }
-}
-
-impl Takes for ExtensionPath {
-    fn describe(draft: &mut Draft) {
-        draft.first_in_path::<ExtensionId>();
-        draft.refuses(&[404]);
-    }
-}
-
-impl Takes for ConnectionPath {
-    fn describe(draft: &mut Draft) {
-        draft.first_in_path::<ConnectionId>();
-        draft.refuses(&[410]);
-    }
+takes_id_in_path! {
+    SessionPath, SessionId, 404;
+    ContextPath, ContextId, 404;
+    ExtensionPath, ExtensionId, 404;
+    ConnectionPath, ConnectionId, 410;
 }
 
 impl Takes for ProjectPath {

@@ -20,6 +20,8 @@ const MAX_NAME: usize = 128;
 
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct CreateContext {
+    /// What is around it in spaces does not count.
+    #[schemars(length(min = 1, max = MAX_NAME), regex(pattern = "\\S"))]
     name: Option<String>,
 }
 

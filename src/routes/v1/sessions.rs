@@ -33,7 +33,7 @@ pub async fn create_session(
     let idempotency = create::idempotency(&headers, &bytes)?.or_else(|| create::attempt(&headers, &bytes));
     let tokens = app.tokens.get(now_ms()).await.map_err(ApiError::from)?;
     let new = value.check(&caller)?;
-    let (rate, session) = create::create(&app, &new, idempotency.as_ref(), &caller.limits(&app.limits)).await?;
+    let (rate, session) = create::create(&app, new, idempotency.as_ref(), &caller.limits(&app.limits)).await?;
     Ok(Created(rate, SessionView::with_reach(&app, &tokens, &headers, session)))
 }
 

@@ -67,7 +67,7 @@ pub async fn start_session(
     }
     let idempotency = create::idempotency(&headers, &bytes)?;
     let new = value.parameters.unwrap_or_default().check(&caller)?;
-    let (rate, session) = create::create(&app, &new, idempotency.as_ref(), &caller.limits(&app.limits)).await?;
+    let (rate, session) = create::create(&app, new, idempotency.as_ref(), &caller.limits(&app.limits)).await?;
     Ok((rate, Json(StartedView::of(session.id))))
 }
 

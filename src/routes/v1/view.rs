@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 
 use super::parameters::Region;
 use crate::app::App;
+use crate::browser_settings::ContextSetting;
 use crate::clock::{now_ms, rfc3339};
-use crate::contexts;
 use crate::ids::{ContextId, SessionId};
 use crate::session::{EndReason, Session, SessionStatus};
 use crate::store::Wanted;
@@ -118,7 +118,7 @@ impl SessionView {
             proxy_bytes: 0,
             keep_alive: session.keep_alive,
             region: Region::nearest(app.addresses.region.as_deref()),
-            context_id: contexts::of_session(&session).map(|context| context.id),
+            context_id: ContextSetting::of(&session.browser_settings).map(|context| context.id),
             user_metadata: session.user_metadata,
             id: session.id,
             reach: None,
