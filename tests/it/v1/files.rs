@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use wallcrawler::clock::now_ms;
+use wallcrawler::ids::Owner;
 use wallcrawler::lifecycle;
 use wallcrawler::native::{ServeOptions, serve};
 use wallcrawler::protocol::MAX_UPLOAD_BYTES;
@@ -105,8 +106,8 @@ async fn session(world: &World) -> (String, ObjectName) {
     let created = super::create(world, &json!({})).await;
     let id = super::id(&created).to_owned();
     let user = world.client("key-one").get(&format!("/sessions/{id}")).await.body["userId"].clone();
-    let user = user.as_str().expect("a user").parse().expect("an id");
-    let name = ObjectName::new(Kind::Downloads, &user, &format!("{id}.zip"));
+    let owner = Owner::User(user.as_str().expect("a user").parse().expect("an id"));
+    let name = ObjectName::new(Kind::Downloads, &owner, &format!("{id}.zip"));
     (id, name)
 }
 
