@@ -1,5 +1,5 @@
 -- Reads all that the scaling plan is made from: the containers, the reservations, the queue, and the servers. Grows
--- with the number of containers, never with that of sessions.
+-- with the number of containers, never with that of sessions, but when the queue's list is thinned out.
 -- ARGV: now, blind_after? (none: only to show it, and nobody is looking), decisions (how many of the last to tell)
 -- Replies: snapshot, watched_since, looked_at, slots, used, mended (1: what was counted was not what there is, and is
 --   put right), [container fields..], [id, deadline, ..], [server id, last beat, ..],
@@ -10,6 +10,23 @@
 --   outage, or with no server running, every heartbeat is old, and nobody must be judged by that.
 -- All moves keep what is counted in step with what there is; somebody who changes something in Redis by hand does not.
 -- Atomic, or: a container that registers between two reads counts twice, or not at all.
+
+-- Who waits for long at the list's head keeps in it what has come behind it and waits no longer. It is taken out when it is
+-- more than half of the list, so that each id costs as little as it did to put it there.
+local SPARE = 1000
+local function thin_queue()
+  if redis.call('LLEN', PENDING) <= 2 * redis.call('ZCARD', ORDER) + SPARE then return end
+  local listed, kept = redis.call('LRANGE', PENDING, 0, -1), {}
+  redis.call('DEL', PENDING)
+  for _, id in ipairs(listed) do
+    -- Who was put back to the head may be there twice.
+    if not kept[id] and redis.call('ZSCORE', ORDER, id) then
+      kept[id] = true
+      redis.call('RPUSH', PENDING, id)
+    end
+  end
+end
+
 if given(a.blind_after) then
   local last = number(redis.call('HGET', FLEET, 'lookedAt'))
   if a.now - last > a.blind_after then redis.call('HSET', FLEET, 'watchedSince', a.now) end
@@ -41,6 +58,7 @@ if given(a.blind_after) and (number(fleet[3]) ~= slots or number(fleet[4]) ~= us
 end
 -- In the order of arrival; before the first that still waits there may be some that do not.
 trim_queue(100)
+if given(a.blind_after) then thin_queue() end
 local first = redis.call('LINDEX', PENDING, 0)
 local since = first and redis.call('HGET', session_key(first), 'createdAt')
 return {

@@ -234,6 +234,39 @@ async fn one_users_burst_keeps_another_waiting_for_one_turn_only() {
     assert!(list.len() < 1_000, "what has been served goes from its head: {}", list.len());
 }
 
+/// Taken out: `thin_queue`; that who stands in the list twice is kept once.
+#[tokio::test]
+async fn who_waits_for_long_does_not_keep_in_the_list_what_came_and_went_behind_it() {
+    let redis = Redis::start();
+    let store = Store::open(&redis.url(), "").expect("a store");
+    let user = Owner::User("user_brief".parse().expect("an id"));
+    let [first, third] = [create(&store, "user_patient").await, create(&store, "user_patient").await];
+    let second = create(&store, "user_other").await;
+    // Two are handed out, one of them out of the middle of the list, and put back to its head.
+    let container: ContainerId = "ctr-a".parse().expect("an id");
+    store.claim(&claim_request(&container, 2, &[]), FIRST, &limits(), &policy(0), START).await.expect("redis answers");
+    store.lose_container(&container, "it died", None, &limits(), START).await.expect("redis answers");
+    let mut staying = vec![first, second, third];
+    for at in 0..1_100 {
+        let id = create(&store, "user_brief").await;
+        if at % 500 == 0 {
+            staying.push(id);
+        } else {
+            store.end(&id, EndedBy::Owner(&user), EndReason::Released, &limits(), START).await.expect("redis answers");
+        }
+    }
+    let client = redis.client().await;
+    let listed = async || Contents::read(&client).await.lists["pending-sessions"].clone();
+    let before = listed().await;
+    assert!(before.len() > 1_000);
+    assert_eq!(before.iter().filter(|id| **id == staying[1].to_string()).count(), 2);
+    store.show_fleet(START).await.expect("redis answers");
+    assert!(listed().await.len() > 1_000, "who only shows it changes nothing");
+    store.snapshot(5_000, START).await.expect("redis answers");
+    assert_eq!(listed().await, staying.iter().map(ToString::to_string).collect::<Vec<_>>(), "in the order of arrival");
+    Contents::read(&client).await.check();
+}
+
 #[tokio::test]
 async fn waiting_once_gives_nobody_a_place_further_back_later() {
     let redis = Redis::start();
