@@ -20,6 +20,7 @@ use crate::hex;
 use crate::ids::{ConnectionId, ServerId, SessionId};
 use crate::known::Known;
 use crate::metrics::Metrics;
+use crate::places::Places;
 use crate::push::Push;
 use crate::secrets::{self, Kept, SecretsManager};
 use crate::storage::{Storage, StorageError};
@@ -68,6 +69,8 @@ pub struct Parts {
     pub unanswered: Mutex<Vec<Unanswered>>,
     /// The clients' connections that this process carries, and their sessions.
     pub carried: Mutex<HashMap<ConnectionId, SessionId>>,
+    /// Those for clients' sockets.
+    pub places: Places,
     /// The sockets this process carries, and what they leave to be done.
     pub sockets: TaskTracker,
     /// Resolves when no more clients are to be taken in: the process is about to end.
@@ -159,6 +162,7 @@ impl App {
             server_id: ServerId::random(),
             unanswered: Mutex::default(),
             carried: Mutex::default(),
+            places: Places::new(config.max_sockets),
             sockets: TaskTracker::new(),
             draining: CancellationToken::new(),
             stopping: CancellationToken::new(),

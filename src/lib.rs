@@ -12,10 +12,11 @@
 //!   browser), [`extension`] (what users upload for their browsers), [`scaling`] (how many containers).
 //! - **Seams**: [`app`] holds them together; [`store`] (Redis), [`storage`] (files), [`fleet`] (what runs containers), [`push`] (clients
 //!   whose sockets a gateway holds), [`container_client`] (their containers), [`secrets`] (Secrets Manager),
-//!   [`upgrade`] and [`splice`] (sockets), [`metrics`] (what was counted).
+//!   [`upgrade`] and [`splice`] (sockets), [`places`] (how many of
+//!   them), [`metrics`] (what was counted).
 //! - **Types**: [`ids`], [`session`], [`container`], [`protocol`], [`browser_settings`], [`tokens`],
 //!   [`api_keys`], [`addresses`], [`forwarded`] (proxies in front of us), [`archive`] (of an extension), [`config`],
-//!   [`clock`], [`causes`], [`whole`].
+//!   [`clock`], [`causes`], [`whole`], [`open_files`].
 
 pub mod addresses;
 #[cfg(feature = "agent")]
@@ -47,6 +48,9 @@ pub mod metrics;
 #[cfg(feature = "agent")]
 pub mod native;
 pub mod new_key;
+#[cfg(feature = "agent")]
+pub mod open_files;
+pub mod places;
 #[cfg(feature = "native")]
 pub mod private_redis;
 pub mod protocol;

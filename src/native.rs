@@ -3,23 +3,25 @@
 
 mod answered;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::ConnectInfo;
-use axum::http::Request;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::rt::{Sleep, Timer};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tower::Service as _;
 
@@ -35,8 +37,8 @@ pub struct ServeOptions {
     pub keep_alive: Duration,
     /// How long a client may take none of what it is being answered.
     pub write_stall: Duration,
-    /// Connections that speak HTTP. Those beyond wait in the listener's backlog. An upgraded connection counts
-    /// no more.
+    /// Connections that speak HTTP. Those beyond wait in the listener's backlog. One counts no more when it is upgraded,
+    /// or has given up its [`HttpPlace`].
     pub max_connections: usize,
     /// The most a request's head may measure, in bytes. API Gateway allows 10,240.
     pub max_head_bytes: usize,
@@ -59,6 +61,26 @@ impl Default for ServeOptions {
 
 /// How long to let go of accepting when the process or the system has run out of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The place of a connection among those that speak HTTP, in the extensions of each of its requests. A request that is held
+/// for long is counted by whoever holds it and gives its place up, so that however many are held, others are answered. What
+/// is answered then, short of an upgrade, is the last on its connection.
+#[derive(Debug, Clone)]
+pub struct HttpPlace(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
+
+impl HttpPlace {
+    fn new(permit: OwnedSemaphorePermit) -> Self {
+        Self(Arc::new(Mutex::new(Some(permit))))
+    }
+
+    pub fn give_up(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+}
 
 /// What a server has accepted.
 pub type Accepted = Answered<TcpStream>;
@@ -96,11 +118,8 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let served = serve_connection(stream, peer, app.clone(), options.clone(), stopped.clone());
-                connections.spawn(async move {
-                    served.await;
-                    drop(place);
-                });
+                let place = HttpPlace::new(place);
+                connections.spawn(serve_connection(stream, peer, place, app.clone(), options.clone(), stopped.clone()));
             }
             Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {
@@ -130,6 +149,7 @@ pub async fn serve(
 async fn serve_connection(
     stream: TcpStream,
     peer: SocketAddr,
+    place: HttpPlace,
     app: Router,
     options: ServeOptions,
     mut stopped: watch::Receiver<()>,
@@ -138,8 +158,17 @@ async fn serve_connection(
     let _ = stream.set_nodelay(true);
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(place.clone());
         // A router is always ready.
-        app.clone().call(request)
+        let answering = app.clone().call(request);
+        let place = place.clone();
+        async move {
+            let mut answer = answering.await?;
+            if place.is_given_up() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     let timer = HeadTimer {
         had_first: AtomicBool::new(false),

@@ -35,7 +35,7 @@ use crate::storage::StorageAt;
 use crate::store::StoreError;
 use crate::store::events::Events;
 use crate::ws::emulator::{Emulator, EmulatorOptions};
-use crate::{lifecycle, routes, scaling, sweep};
+use crate::{lifecycle, open_files, routes, scaling, sweep};
 
 /// How often it is looked whether files have become too old: they are kept for days.
 const FORGET: Duration = Duration::from_secs(3_600);
@@ -73,7 +73,7 @@ pub struct Server {
     background: Vec<JoinHandle<()>>,
     root: PathBuf,
     drain: Duration,
-    keep_alive: Duration,
+    options: ServeOptions,
 }
 
 impl Server {
@@ -85,6 +85,7 @@ impl Server {
             let env = |name: &str| config.child_env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
             find(&SearchPlaces::read(&env))?;
         }
+        let options = share_out(open_files::raise(), &mut config);
         let root = config.tmp_dir.join("wallcrawler");
         sweep::sweep_orphans(&root);
         let listener = TcpListener::bind(config.bind).await.map_err(|error| ServerError::Listen(config.bind, error))?;
@@ -115,7 +116,7 @@ impl Server {
         // Containers on this machine come in through loopback, whatever else is listened on.
         let host = if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { url_host(address) };
         let api_endpoint = format!("http://{host}:{}", address.port());
-        let (prefix, drain, keep_alive) = (config.key_prefix.clone(), config.drain, config.keep_alive);
+        let (prefix, drain) = (config.key_prefix.clone(), config.drain);
         let emulator = emulator(&config);
         let push = match &emulator {
             Some(emulator) => Some(Box::new(emulator.clone()) as Box<dyn Push>),
@@ -133,23 +134,18 @@ impl Server {
             tokio::spawn(forget_files(app.clone())),
             tokio::spawn(watch_exits(app.clone(), exits)),
         ];
-        Ok(Self { app, address, local, listener, emulator, redis, background, root, drain, keep_alive })
+        Ok(Self { app, address, local, listener, emulator, redis, background, root, drain, options })
     }
 
     /// Serves until `shutdown` resolves, then ends everything in order.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), ServerError> {
-        let Self { app, local, listener, emulator, redis, background, root, drain, keep_alive, .. } = self;
+        let Self { app, local, listener, emulator, redis, background, root, drain, options, .. } = self;
         let emulator = emulator.map_or_else(Router::new, |emulator| {
             emulator.routes(Arc::new(app.clone()), app.sockets.clone(), app.stopping.clone())
         });
         let router = routes::router_with(app.clone(), emulator);
         let stop_serving = CancellationToken::new();
-        let serving = tokio::spawn(native::serve(
-            listener,
-            router,
-            ServeOptions { keep_alive, ..ServeOptions::default() },
-            stop_serving.clone().cancelled_owned(),
-        ));
+        let serving = tokio::spawn(native::serve(listener, router, options, stop_serving.clone().cancelled_owned()));
         shutdown.await;
         // No more clients are taken in, and a balancer learns by `/ready` that there is nothing to be had here. Everything
         // else goes on: those that are there may finish what they do.
@@ -198,6 +194,18 @@ async fn read_secrets(app: &App) -> Result<(), Unavailable> {
             read => return read,
         }
     }
+}
+
+/// As many connections as the files suffice for that may be open. A client's socket takes two, its container's being the
+/// other; a quarter is for connections that speak HTTP, and another for everything else.
+fn share_out(open_files: u64, config: &mut Config) -> ServeOptions {
+    let quarter = usize::try_from(open_files / 4).unwrap_or(usize::MAX);
+    if config.max_sockets > quarter {
+        tracing::warn!(max_sockets = quarter, open_files, "MAX_SOCKETS is more than the limit of open files allows");
+        config.max_sockets = quarter;
+    }
+    let options = ServeOptions { keep_alive: config.keep_alive, ..ServeOptions::default() };
+    ServeOptions { max_connections: options.max_connections.min(quarter), ..options }
 }
 
 /// The WebSocket API that this process plays itself, if it is to.

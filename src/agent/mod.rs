@@ -66,7 +66,7 @@ use self::relay::Routes;
 use self::warm::{Room, WarmPool};
 use crate::browser_settings::BrowserSettings;
 use crate::ids::ContainerId;
-use crate::{hex, sweep};
+use crate::{hex, open_files, sweep};
 
 /// Why a container ends other than by being drained.
 #[derive(Debug, thiserror::Error)]
@@ -230,18 +230,14 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
 
 /// What an agent asks of the kernel for its whole process.
 fn prepare_process() {
+    // Every connection of every page takes two.
+    open_files::raise();
     #[cfg(target_os = "linux")]
     {
-        use rustix::process::{
-            DumpableBehavior, Resource, Rlimit, getpid, getrlimit, set_child_subreaper, set_dumpable_behavior,
-            setrlimit,
-        };
+        use rustix::process::{DumpableBehavior, getpid, set_child_subreaper, set_dumpable_behavior};
         // Orphaned children of a browser come here to be waited for, and do not stay zombies where the first
         // process of a container is not an init.
         let _ = set_child_subreaper(Some(getpid()));
-        // Every connection of every page takes two of them, and what a machine gives by itself is often 1,024.
-        let limit = Rlimit { current: getrlimit(Resource::Nofile).maximum, ..getrlimit(Resource::Nofile) };
-        let _ = setrlimit(Resource::Nofile, limit);
         // The environment holds the token, and a client can have its browser open file:///proc/<pid>/environ.
         let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     }

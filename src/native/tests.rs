@@ -1,5 +1,6 @@
 //! Raw bytes against the server, over real sockets.
 
+use axum::Extension;
 use axum::extract::State;
 use axum::routing::{get, post};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -46,6 +47,7 @@ async fn server(options: ServeOptions) -> Server {
     let gate = Arc::new(Semaphore::new(0));
     let gated = gate.clone();
     let at_gate = told.clone();
+    let (gated_aside, aside) = (gate.clone(), told.clone());
     let app = Router::new()
         .route("/peer", get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.to_string() }))
         .route("/echo", post(|body: String| async move { body }))
@@ -64,6 +66,15 @@ async fn server(options: ServeOptions) -> Server {
                 let _ = at_gate.send(Seen::Held);
                 gated.acquire().await.expect("open").forget();
                 "through"
+            }),
+        )
+        .route(
+            "/aside",
+            get(|Extension(place): Extension<HttpPlace>| async move {
+                place.give_up();
+                let _ = aside.send(Seen::Held);
+                gated_aside.acquire().await.expect("open").forget();
+                "after all"
             }),
         )
         .with_state(told);
@@ -235,6 +246,22 @@ async fn a_connection_over_the_limit_waits_until_another_one_ends() {
     drop(first);
     assert_eq!(next(&mut server).await, Some(Seen::Dropped));
     assert_eq!(next(&mut server).await, Some(Seen::Held));
+}
+
+/// Taken out: that the place is given up; that the connection is closed then.
+#[tokio::test]
+async fn a_request_that_is_held_aside_takes_no_place_and_is_the_last_on_its_connection() {
+    let mut server = server(ServeOptions { max_connections: 1, ..ServeOptions::default() }).await;
+    let mut held = connect(&server).await;
+    ask(&mut held, "GET /aside HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(next(&mut server).await, Some(Seen::Held));
+    let mut other = connect(&server).await;
+    ask(&mut other, "GET /peer HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert!(read_until(&mut other, "\r\n\r\n").await.starts_with("HTTP/1.1 200"));
+    server.gate.add_permits(1);
+    let answer = read_until(&mut held, "after all").await.to_lowercase();
+    assert!(answer.starts_with("http/1.1 200") && answer.contains("connection: close"), "{answer}");
+    assert!(is_closed(&mut held).await);
 }
 
 #[tokio::test]

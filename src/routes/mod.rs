@@ -64,10 +64,10 @@ pub fn table() -> Table {
             .opened_by::<()>().answers(101, None).refuses(&[410, 426, 429, 501, 504])])
         .route("/sessions/{id}/json/version", [
             get(proxy::discover, "DevTools discovery, for `connectOverCDP(\"http://..\")`; waits for the browser")
-                .opened_by::<()>().refuses(&[410, 504]),
+                .opened_by::<()>().refuses(&[410, 429, 504]),
         ])
         .route("/sessions/{id}/json/version/", [
-            get(proxy::discover, "The same: so Playwright asks").opened_by::<()>().refuses(&[410, 504]),
+            get(proxy::discover, "The same: so Playwright asks").opened_by::<()>().refuses(&[410, 429, 504]),
         ])
         // By a token that shows and does nothing, or by one that connects.
         .part("Live view")

@@ -33,6 +33,8 @@ use crate::container_client::{ANSWER_TIMEOUT, Answered};
 use crate::error::ApiError;
 use crate::ids::{ConnectionId, ContainerId, SessionId};
 use crate::lifecycle;
+#[cfg(feature = "native")]
+use crate::places::{NoPlace, Place};
 use crate::protocol::{DeliverRequest, GATEWAY_CALL_SECONDS, HELD_BYTES, HELD_MESSAGES};
 use crate::push::{Push, PushError, Pushed};
 use crate::session::{EndReason, MAX_CONNECTIONS};
@@ -46,6 +48,8 @@ const BRING_PAUSE: Duration = Duration::from_millis(250);
 const DELIVER: Duration = Duration::from_secs(15);
 /// When one who found no place may look again.
 const CROWDED_RETRY_MS: u64 = 5_000;
+#[cfg(feature = "native")]
+const FULL_RETRY_MS: u64 = 1_000;
 
 // With the last attempt, and a margin, within the time the gateway has.
 const _: () = assert!(BRING.as_secs() + ANSWER_TIMEOUT.as_secs() + 5 < GATEWAY_CALL_SECONDS);
@@ -121,6 +125,19 @@ pub async fn on_connect(app: &App, connection: &ConnectionId, uri: &Uri, headers
         }
     }
     Ok(())
+}
+
+/// A place for a socket of the session's, or for whoever is held until it is ready.
+#[cfg(feature = "native")]
+fn place(app: &App, session: &SessionId) -> Result<Place, ApiError> {
+    app.places.take(session).map_err(|none| match none {
+        NoPlace::OfSession => crowded(),
+        NoPlace::AtAll => {
+            let message = "this server carries as many sockets as it may";
+            // Behind a balancer, the next attempt leads elsewhere.
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_sockets", message).retry_after_ms(FULL_RETRY_MS)
+        }
+    })
 }
 
 /// 429: what is connected already has to leave first.

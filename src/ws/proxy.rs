@@ -4,14 +4,14 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::header::{HeaderName, HeaderValue};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use super::{authorize, crowded, gone};
+use super::{authorize, crowded, gone, place};
 use crate::app::App;
 use crate::causes::Causes;
 use crate::clock::now_ms;
@@ -19,6 +19,7 @@ use crate::config::TICK;
 use crate::error::ApiError;
 use crate::ids::{ConnectionId, SessionId};
 use crate::lifecycle;
+use crate::native::HttpPlace;
 use crate::protocol::{CDP_SECRET_HEADER, DiscoverResponse};
 use crate::routes::SessionPath;
 use crate::session::{EndReason, Session, SessionStatus};
@@ -63,8 +64,13 @@ pub async fn discover(
     SessionPath(id): SessionPath,
     uri: Uri,
     headers: HeaderMap,
+    http: Option<Extension<HttpPlace>>,
 ) -> Result<Json<DiscoverResponse>, ApiError> {
     let id = authorize(&app, &uri, &headers, Some(&id)).await?;
+    let _place = place(&app, &id)?;
+    if let Some(Extension(http)) = http {
+        http.give_up();
+    }
     let (session, details) = wait_until_ready(&app, &id).await?;
     let subject = Subject::Connect { session: id.clone(), user: session.user_id };
     let token = app.tokens.get(now_ms()).await?.mint(&subject, now_ms(), session.expires_at_ms);
@@ -149,6 +155,10 @@ async fn connect(app: &App, id: SessionId, mut request: Request) -> Result<Respo
     if app.draining.is_cancelled() {
         return Err(ApiError::stopping());
     }
+    let place = place(app, &id)?;
+    if let Some(http) = request.extensions().get::<HttpPlace>() {
+        http.give_up();
+    }
     let parked = Instant::now();
     let mut watch = app.events.session(&id);
     let (browser, entered, expires_at_ms) = reach(app, &id, &mut watch).await?;
@@ -174,7 +184,7 @@ async fn connect(app: &App, id: SessionId, mut request: Request) -> Result<Respo
             session.id = %id, connection.id = %entered.connection, bytes.to_client = report.bytes_to_client,
             bytes.to_browser = report.bytes_to_browser, ended_by = ?report.ended_by, "client disconnected"
         );
-        drop(entered);
+        drop((entered, place));
     });
     Ok(response)
 }

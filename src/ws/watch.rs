@@ -183,6 +183,7 @@ pub async fn watch_page(
     if app.draining.is_cancelled() {
         return Err(ApiError::stopping());
     }
+    let place = super::place(&app, &id)?;
     // Before the look: of an end that comes after it somebody tells.
     let mut events = app.events.session(&id);
     let Seen { route, expires_at_ms, .. } = find(&app, &id, |view| view.user == viewer.user).await?;
@@ -205,6 +206,7 @@ pub async fn watch_page(
             session.id = %id, drives = viewer.drives, bytes.to_client = report.bytes_to_client,
             ended_by = ?report.ended_by, "viewer disconnected"
         );
+        drop(place);
     });
     Ok(response)
 }

@@ -5,11 +5,15 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
+use wallcrawler::ids::SessionId;
 use wallcrawler::native::{ServeOptions, serve};
 
 use crate::audit::Contents;
 use crate::world::{World, container_token, eventually};
 
+/// What follows the first line.
+const UPGRADE: &str = "host: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+                       sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 async fn listen(world: &World) -> (std::net::SocketAddr, tokio::task::JoinHandle<()>) {
@@ -135,6 +139,42 @@ async fn a_container_that_hangs_up_while_its_claim_waits_is_given_nothing() {
     serving.abort();
 }
 
+/// Taken out: that those who are held take a place; that it is given back.
+#[tokio::test]
+async fn as_many_sockets_are_held_as_may_be_and_everything_else_is_answered() {
+    let world = World::new(&[("MAX_SOCKETS", "2")]).await;
+    let (address, serving) = listen(&world).await;
+    let session = world.client("key-one").post("/sessions", &serde_json::json!({})).await.body;
+    let (id, token) = (session["id"].as_str().expect("an id"), session["token"].as_str().expect("a token"));
+    let upgrade = format!("GET /cdp?sessionId={id}&token={token} HTTP/1.1\r\n{UPGRADE}");
+    let discover = format!("GET /sessions/{id}/json/version?token={token} HTTP/1.1\r\nhost: x\r\n\r\n");
+    let held = async |request: &str| {
+        let mut socket = TcpStream::connect(address).await.expect("connects");
+        socket.write_all(request.as_bytes()).await.expect("sends");
+        let answered = timeout(Duration::from_millis(200), socket.read_u8()).await;
+        assert!(answered.is_err(), "it is held while its session waits");
+        socket
+    };
+    let waiting = [held(&upgrade).await, held(&discover).await];
+    for request in [&upgrade, &discover] {
+        let mut socket = TcpStream::connect(address).await.expect("connects");
+        socket.write_all(request.as_bytes()).await.expect("sends");
+        let (status, body) = answers(&mut socket, 1).await.remove(0);
+        assert!(status == 503 && body.contains("too_many_sockets"), "{status} {body}");
+    }
+    let mut socket = TcpStream::connect(address).await.expect("connects");
+    let list = "GET /sessions HTTP/1.1\r\nhost: x\r\nx-api-key: key-one\r\n\r\n";
+    socket.write_all(list.as_bytes()).await.expect("sends");
+    assert_eq!(answers(&mut socket, 1).await[0].0, 200);
+    drop(waiting);
+    eventually(PATIENCE, async || {
+        world.app.places.take(&SessionId::random()).map(drop).map_err(|none| format!("{none:?}"))
+    })
+    .await;
+    held(&upgrade).await;
+    serving.abort();
+}
+
 #[tokio::test]
 async fn a_client_that_hangs_up_while_it_is_parked_leaves_no_connection() {
     let world = World::new(&[]).await;
@@ -142,10 +182,7 @@ async fn a_client_that_hangs_up_while_it_is_parked_leaves_no_connection() {
     let session = world.client("key-one").post("/sessions", &serde_json::json!({})).await.body;
     let (id, token) = (session["id"].as_str().expect("an id"), session["token"].as_str().expect("a token"));
     let mut socket = TcpStream::connect(address).await.expect("connects");
-    let upgrade = format!(
-        "GET /cdp?sessionId={id}&token={token} HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
-         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    );
+    let upgrade = format!("GET /cdp?sessionId={id}&token={token} HTTP/1.1\r\n{UPGRADE}");
     socket.write_all(upgrade.as_bytes()).await.expect("sends");
     let mut byte = [0u8; 1];
     let answered = timeout(Duration::from_millis(300), socket.read(&mut byte)).await;

@@ -1,10 +1,10 @@
 //! What a handler's signature says of its operation: what it takes, whom it lets in, what it answers, and how it may refuse.
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::Response;
+use axum::{Extension, Json};
 use schemars::JsonSchema;
 
 use super::draft::Draft;
@@ -59,6 +59,11 @@ macro_rules! takes_nothing_to_be_told {
 }
 
 takes_nothing_to_be_told!(State<App>, HeaderMap, Uri, Request, Body);
+
+/// What is known of the connection is nobody's to send.
+impl<T> Takes for Option<Extension<T>> {
+    fn describe(_: &mut Draft) {}
+}
 
 /// Its parts are in the path already.
 impl<T> Takes for Path<T> {
