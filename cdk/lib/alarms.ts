@@ -26,6 +26,7 @@ export class Alarms extends Construct {
     this.topic = new sns.Topic(this, 'Topic', { displayName: 'WallCrawler', enforceSSL: true });
     if (alarmEmail) this.topic.addSubscription(new EmailSubscription(alarmEmail));
     this.fleet(watched);
+    this.relays(watched);
     this.redis(watched);
     this.function(watched);
     this.errors('Function', watched.controlPlane.log);
@@ -63,6 +64,15 @@ export class Alarms extends Construct {
       metric: watched.fleet('SessionsPending'),
       atLeast: watched.settings.limits.maxPendingSessions / 2,
       minutes: 2,
+    });
+  }
+
+  /** By what the homes write. */
+  private relays({ logged }: Watched): void {
+    this.add('RelayFails', 'Clients do not get through to their browsers: see whether containers run, and answer.', {
+      metric: logged.metric('RelayErrors', 'Sum'),
+      atLeast: 10,
+      minutes: 3,
     });
   }
 

@@ -32,6 +32,15 @@ export class Dashboard extends Construct {
     );
     board.addWidgets(
       graph(
+        'From create to container, and to browser',
+        (['QueueTime', 'ReadyTime'] as const).flatMap((of) =>
+          ['p50', 'p95'].map((statistic) => watched.logged.metric(of, statistic)),
+        ),
+      ),
+      graph('Messages and connections that could not be relayed', [watched.logged.metric('RelayErrors', 'Sum')]),
+    );
+    board.addWidgets(
+      graph(
         'Function',
         [fn.metricInvocations(sum), fn.metricErrors(sum), fn.metricThrottles(sum)],
         [fn.metricDuration({ period, statistic: 'p95' })],

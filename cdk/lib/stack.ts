@@ -7,6 +7,7 @@ import { Browsers } from './browsers.js';
 import { ControlPlane } from './control-plane.js';
 import { Dashboard } from './dashboard.js';
 import { Gateway } from './gateway.js';
+import { LogMetrics } from './logged.js';
 import { Network } from './network.js';
 import { Policy } from './policy.js';
 import { Proxy } from './proxy.js';
@@ -55,7 +56,9 @@ export class WallCrawler extends Stack {
     controlPlane.listen(browsers.cluster);
     this.homes = { controlPlane, proxy };
 
-    const watched = new Watched(settings, controlPlane, browsers, redis, proxy);
+    const homes = { ControlPlane: controlPlane.log, ...(proxy && { Proxy: proxy.log }) };
+    const logged = new LogMetrics(this, 'Logged', homes);
+    const watched = new Watched(settings, controlPlane, browsers, redis, logged, proxy);
     new Dashboard(this, 'Dashboard', watched, new Alarms(this, 'Alarms', watched));
     this.tell(stage, settings, secrets, browsers, gateway);
   }

@@ -4,6 +4,7 @@ import * as cloudwatch from 'aws-cdk-lib/aws-cloudwatch';
 
 import type { ControlPlane } from './control-plane.js';
 import type { Browsers } from './browsers.js';
+import type { LogMetrics } from './logged.js';
 import type { Proxy } from './proxy.js';
 import type { Redis } from './redis.js';
 import type { Settings } from './settings.js';
@@ -27,6 +28,7 @@ export class Watched {
     readonly controlPlane: ControlPlane,
     readonly browsers: Browsers,
     readonly redis: Redis,
+    readonly logged: LogMetrics,
     readonly proxy?: Proxy,
   ) {}
 

@@ -5,6 +5,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
+import { type Line, LINES } from '../lib/logged.js';
 import { FLEET_METRICS } from '../lib/watched.js';
 import { STAGES, only, rust, stage } from './support.js';
 
@@ -50,6 +51,7 @@ const LEFT_ALONE = {
     FONTCONFIG_PATH: CHILDREN,
     JWE_SECRET: 'JWE_SECRET_ARN instead',
     LANG: CHILDREN,
+    MAX_SOCKETS: AS_MEANT,
     NEVER_CONNECTED_SECONDS: AS_MEANT,
     PUBLIC_URL: 'requests name it',
     QUEUE_TIMEOUT_SECONDS: AS_MEANT,
@@ -175,6 +177,19 @@ test('alarms and dashboard look at metrics that the function tells', () => {
   const told = [...embedded.matchAll(/\("(\w+)", "(?:Count|Milliseconds)"/g)].map((match) => match[1]);
   assert.deepEqual([...FLEET_METRICS], told);
   assert.match(embedded, /"Namespace": "WallCrawler", "Dimensions": \[\["FunctionName"\]\]/);
+});
+
+test('what is read out of the log is written by the program, with what is read of it', () => {
+  const programs = ['src/lifecycle.rs', 'src/ws/mod.rs', 'src/ws/proxy.rs'].map(rust);
+  // Each with what is written, its message last.
+  const statements = programs.flatMap((program) => program.split(/tracing::\w+!\(/).slice(1));
+  for (const [name, line] of Object.entries<Line>(LINES)) {
+    for (const message of line.messages) {
+      const written = statements.map((text) => text.split(`"${message}"`)).flatMap(([fields, rest]) => (rest === undefined ? [] : [fields!]));
+      assert.equal(written.length, 1, `${name}: "${message}"`);
+      if (line.field) assert.match(written[0]!, new RegExp(`[\\s(]${line.field} = `), name);
+    }
+  }
 });
 
 test('the image has the toolchain that the project is pinned to', () => {
