@@ -27,6 +27,7 @@ mod verdict;
 #[allow(dead_code)]
 mod world;
 
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -40,7 +41,7 @@ use wallcrawler::clock::now_ms;
 
 use crate::client::{Client, KEYS, Ledger};
 use crate::plan::{Act, Random, SCENES};
-use crate::stage::Stage;
+use crate::stage::{Stage, StandBy};
 use crate::verdict::Verdict;
 
 /// As part of the tests.
@@ -68,7 +69,11 @@ fn main() -> ExitCode {
     let seed = number("SEED").unwrap_or_else(|| now_ms() % 1_000_000);
     let length = Duration::from_secs(number("SECONDS").unwrap_or(SHORT_SECONDS));
     plan::check(seed);
-    println!("chaos for {length:?}; SECONDS={} SEED={seed} make chaos repeats it", length.as_secs());
+    let StandBy { containers, slots } = StandBy::of(seed);
+    println!(
+        "chaos for {length:?}, with {containers} containers and {slots} slots to stand by; SECONDS={} SEED={seed} make chaos repeats it",
+        length.as_secs()
+    );
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let unscathed = runtime.block_on(run(seed, length));
     runtime.shutdown_background();
@@ -76,7 +81,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(seed: u64, length: Duration) -> bool {
-    let (stage, ledger) = (Arc::new(Stage::set().await), Arc::new(Ledger::default()));
+    let (stage, ledger) = (Arc::new(Stage::set(StandBy::of(seed)).await), Arc::new(Ledger::default()));
     let began = Instant::now();
     let goes_on = || began.elapsed() < length && !ledger.has_seen_enough();
 
@@ -127,7 +132,7 @@ async fn run(seed: u64, length: Duration) -> bool {
     }
     stage.note("the storm is over".to_owned());
     println!("the storm was over, and the last client done, after {:.1} s", began.elapsed().as_secs_f64());
-    survived(&ledger, "the calm after it", settle(&stage)).await;
+    survived(&ledger, "the calm after it", settle(&stage, StandBy::of(seed))).await;
 
     let verdict = Verdict::new(&stage, &ledger, stage.contents().await);
     verdict.reach();
@@ -149,8 +154,17 @@ async fn run(seed: u64, length: Duration) -> bool {
 }
 
 /// What must come by itself once nothing is done any more; then all is ended in order.
-async fn settle(stage: &Stage) {
+async fn settle(stage: &Stage, stand_by: StandBy) {
     let calm = Instant::now();
+    if stand_by.containers > 0 {
+        stands_by(stage, stand_by).await;
+        let StandBy { containers, slots } = stand_by;
+        println!(
+            "every session had ended, and {containers} containers stood by with {slots} slots or more, {:.1} s later",
+            calm.elapsed().as_secs_f64()
+        );
+        stage.stand_down().await;
+    }
     world::eventually(stage::PATIENCE, async || {
         sleep(Duration::from_millis(250)).await;
         let contents = stage.contents().await;
@@ -179,6 +193,28 @@ async fn settle(stage: &Stage) {
         }
         sleep(Duration::from_millis(100)).await;
         Err(format!("processes {processes:#?}, files {files:#?}"))
+    })
+    .await;
+}
+
+/// As many containers as are to stand by, no more, and all of them there.
+async fn stands_by(stage: &Stage, stand_by: StandBy) {
+    world::eventually(stage::PATIENCE, async || {
+        sleep(Duration::from_millis(250)).await;
+        let contents = stage.contents().await;
+        let live = contents.sessions().values().filter(|hash| hash["status"] != "ended").count();
+        let registered: Vec<String> = contents.members("containers").into_iter().collect();
+        let slots: usize = registered
+            .iter()
+            .map(|id| contents.hashes[&format!("container:{id}")]["maxSessions"].parse::<usize>().expect("a number"))
+            .sum();
+        let starting = contents.members("containers-starting").len();
+        let running: BTreeSet<String> = stage.containers().into_iter().map(|(directory, _)| directory).collect();
+        let all_run = running == registered.iter().map(|id| stage::directory(id).to_owned()).collect();
+        if live == 0 && starting == 0 && registered.len() == stand_by.containers && slots >= stand_by.slots && all_run {
+            return Ok(());
+        }
+        Err(format!("{live} sessions, containers {registered:?} and {starting} that start, processes {running:?}"))
     })
     .await;
 }

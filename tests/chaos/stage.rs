@@ -58,6 +58,22 @@ const VARS: [(&str, &str); 17] = [
     ("RUST_LOG", "info"),
 ];
 
+/// What is to stand by although nobody asks for it: containers, and slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StandBy {
+    pub containers: usize,
+    pub slots: usize,
+}
+
+impl StandBy {
+    const NOTHING: Self = Self { containers: 0, slots: 0 };
+
+    /// Of every other seed, something.
+    pub fn of(seed: u64) -> Self {
+        if seed.is_multiple_of(2) { Self::NOTHING } else { Self { containers: 3, slots: 4 } }
+    }
+}
+
 /// What happened when, in milliseconds since the run began.
 #[derive(Debug, Clone)]
 pub struct Event {
@@ -87,10 +103,11 @@ pub struct Stage {
     /// Who was struck, from when to when: a container's directory, a browser's profile, a server's number.
     hits: Mutex<Vec<(String, u64, u64)>>,
     pub audits: Mutex<usize>,
+    stand_by: Mutex<StandBy>,
 }
 
 impl Stage {
-    pub async fn set() -> Self {
+    pub async fn set(stand_by: StandBy) -> Self {
         let redis = Redis::start();
         let mut servers = Vec::new();
         for _ in 0..SERVERS {
@@ -112,6 +129,7 @@ impl Stage {
             outages: Mutex::default(),
             hits: Mutex::default(),
             audits: Mutex::default(),
+            stand_by: Mutex::new(stand_by),
         };
         for server in 0..SERVERS {
             stage.start_server(server);
@@ -236,7 +254,15 @@ impl Stage {
         let redis = format!("redis://127.0.0.1:{}", server.forwarder.port);
         let stand_in = std::env::current_exe().expect("this program").display().to_string();
         let port = server.port.to_string();
-        let vars = [("PORT", port.as_str()), ("REDIS_ENDPOINT", &redis), ("CHROME_HEADLESS_SHELL_PATH", &stand_in)];
+        let StandBy { containers, slots } = *self.stand_by.lock().expect("not poisoned");
+        let (containers, slots) = (containers.to_string(), slots.to_string());
+        let vars = [
+            ("PORT", port.as_str()),
+            ("REDIS_ENDPOINT", &redis),
+            ("CHROME_HEADLESS_SHELL_PATH", &stand_in),
+            ("MIN_CONTAINERS", &containers),
+            ("WARM_SLOTS", &slots),
+        ];
         let mut child = server.child.lock().expect("not poisoned");
         assert!(child.is_none());
         *child = Some(self.spawn(&[], &format!("server-{number}"), &vars));
@@ -490,6 +516,16 @@ impl Stage {
             processes::signal(child.id(), Signal::TERM);
             let status = ended(child).await;
             assert!(status.success(), "{name} ended with {status}");
+        }
+    }
+
+    /// Servers that want nothing to stand by any more take the place of those that did.
+    pub async fn stand_down(&self) {
+        *self.stand_by.lock().expect("not poisoned") = StandBy::NOTHING;
+        self.end_servers().await;
+        for server in 0..SERVERS {
+            self.start_server(server);
+            self.is_ready(server).await;
         }
     }
 

@@ -62,7 +62,7 @@ fn talk(stream: TcpStream, page: &Mutex<Value>) -> Option<()> {
         let command: Value = serde_json::from_str(&text).ok()?;
         let closes = command["method"] == "Browser.close";
         let result = match command["method"].as_str()? {
-            "Browser.close" => json!({}),
+            "Browser.close" | "Browser.setDownloadBehavior" => json!({}),
             "Browser.getVersion" => json!({"product": "StandIn/1.0", "protocolVersion": "1.3"}),
             "SystemInfo.getProcessInfo" => json!({"processInfo": [{"type": "browser", "id": std::process::id()}]}),
             "Target.getTargets" => json!({"targetInfos": [{"targetId": "page", "type": "page"}]}),

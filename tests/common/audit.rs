@@ -81,7 +81,7 @@ impl Contents {
         self.sets.get(key).cloned().unwrap_or_default()
     }
 
-    fn members(&self, key: &str) -> BTreeSet<String> {
+    pub fn members(&self, key: &str) -> BTreeSet<String> {
         self.sorted
             .get(key)
             .map(|members| members.iter().map(|(member, _)| member.clone()).collect())
