@@ -45,13 +45,15 @@ fn holder(owner: &Owner, name: &str) -> ObjectName {
 
 pub async fn create(app: &App, owner: &Owner, name: Option<String>, now_ms: u64) -> Result<Created, StorageError> {
     let context = Context { id: ContextId::random(), created_at_ms: now_ms, name };
+    let (record, json) = (record(owner, &context.id), serde_json::to_vec(&context));
+    // The record first: whoever meets the name meanwhile looks whether there is a context that has it.
+    app.storage.put(&record, json.expect("plain fields can be serialized").into()).await?;
     if let Some(name) = &context.name
         && !take(app, owner, name, &context.id).await?
     {
+        app.storage.delete(&record).await?;
         return Ok(Created::NameTaken);
     }
-    let json = serde_json::to_vec(&context).expect("plain fields can be serialized");
-    app.storage.put(&record(owner, &context.id), json.into()).await?;
     Ok(Created::New(context))
 }
 
@@ -62,16 +64,19 @@ async fn take(app: &App, owner: &Owner, name: &str, id: &ContextId) -> Result<bo
     if app.storage.create(&holder, own()).await? {
         return Ok(true);
     }
-    let held = app.storage.get(&holder).await?;
-    let held_by: Option<ContextId> = held.and_then(|id| std::str::from_utf8(&id).ok()?.parse().ok());
-    if let Some(other) = held_by
+    if let Some(other) = held_by(app, &holder).await?
         && app.storage.has(&record(owner, &other)).await?
     {
         return Ok(false);
     }
-    // Whoever took it got no further, or was interrupted in deleting it.
+    // Its context was removed by somebody else, and not by `delete`.
     app.storage.put(&holder, own()).await?;
     Ok(true)
+}
+
+async fn held_by(app: &App, holder: &ObjectName) -> Result<Option<ContextId>, StorageError> {
+    let held = app.storage.get(holder).await?;
+    Ok(held.and_then(|id| std::str::from_utf8(&id).ok()?.parse().ok()))
 }
 
 /// The context of that id, if there is one and it is theirs.
@@ -86,7 +91,11 @@ pub async fn delete(app: &App, owner: &Owner, id: &ContextId) -> Result<bool, St
     // The record last: until it is gone whoever was interrupted can delete it again.
     app.storage.delete(&profile(owner, id)).await?;
     if let Some(name) = &context.name {
-        app.storage.delete(&holder(owner, name)).await?;
+        let holder = holder(owner, name);
+        // Whoever was interrupted has given it up already, and another may have it since.
+        if held_by(app, &holder).await?.as_ref() == Some(id) {
+            app.storage.delete(&holder).await?;
+        }
     }
     app.storage.delete(&record(owner, id)).await?;
     Ok(true)

@@ -250,7 +250,7 @@ mod tests {
         found
     }
 
-    /// Taken out: that names are looked at; that what is no file is refused; that a file is new.
+    /// Taken out: that names are looked at; that what is no file is refused.
     #[test]
     fn an_archive_that_leads_out_of_the_profile_is_refused() {
         for (what, fill) in [
@@ -269,6 +269,20 @@ mod tests {
             assert!(matches!(error, ProfileError::Outside), "{what}: {error}");
             assert!(!dir.0.join("outside").exists(), "{what}");
         }
+    }
+
+    /// Taken out: that a file is new.
+    #[test]
+    fn an_archive_that_has_one_file_by_two_names_is_refused() {
+        let dir = Dir::new();
+        let archive = dir.archive();
+        let mut zip = ZipWriter::new(archive.try_clone().expect("a handle"));
+        for name in ["a/", "a/file", "a//file"] {
+            zip.start_file(name, options()).expect("an entry");
+        }
+        zip.finish().expect("whole");
+        let error = unpack(archive, &dir.0.join("profile"), None).expect_err("it was there before");
+        assert!(matches!(&error, ProfileError::Io(io) if io.kind() == io::ErrorKind::AlreadyExists), "{error}");
     }
 
     #[test]

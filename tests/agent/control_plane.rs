@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{post, put};
 use axum::{Json, Router};
 use serde_json::{Map, Value, json};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use wallcrawler::clock::{now_ms, rfc3339};
 use wallcrawler::ids::SessionId;
 use wallcrawler::protocol::{
@@ -48,6 +48,8 @@ pub struct Script {
     /// How often the address of a file was asked for, and how often when the last end was reported.
     pub addresses: usize,
     pub addresses_before_end: usize,
+    /// The next that is put to such an address waits for this.
+    pub storage_waits_for: Option<oneshot::Receiver<()>>,
     /// What was put to such an address.
     pub stored: Vec<(SessionId, FileKind, Vec<u8>)>,
 }
@@ -311,6 +313,9 @@ async fn store(
 ) -> StatusCode {
     if headers.contains_key("authorization") || !headers.contains_key("content-length") {
         return StatusCode::BAD_REQUEST;
+    }
+    if let Some(let_through) = plane.now(|script| script.storage_waits_for.take()) {
+        let _ = let_through.await;
     }
     plane.now(|script| script.stored.push((session, kind, content.into())));
     StatusCode::OK

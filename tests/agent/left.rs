@@ -8,13 +8,14 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use wallcrawler::ids::SessionId;
-use wallcrawler::protocol::CDP_SECRET_HEADER;
+use wallcrawler::protocol::{CDP_SECRET_HEADER, ClaimRequest, ContainerPhase};
 use wallcrawler::session::EndReason;
 use zip::ZipArchive;
 
 use crate::container::{Cdp, Container, config, eventually, kill};
-use crate::control_plane::ControlPlane;
+use crate::control_plane::{ControlPlane, Script};
 use crate::filter::home;
 use crate::{HOUR, address, connect};
 
@@ -99,12 +100,22 @@ async fn what_was_downloaded_is_kept_when_the_browser_crashes_or_is_killed() {
     left_by(json!({}), BEHAVIORS[1], async |_, container, _, _| kill(container.browser())).await;
 }
 
-/// Taken out: that the slot is kept until it is stored, so that the container left before.
+/// Taken out: that the slot is kept until it is stored, so that the container was about to leave before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_that_is_stopped_stores_what_its_sessions_have_downloaded_and_then_ends() {
     left_by(json!({}), BEHAVIORS[0], async |plane, container, session, _| {
+        let (let_through, storage) = oneshot::channel();
+        plane.now(|script| script.storage_waits_for = Some(storage));
         container.ask_to_stop();
         assert_eq!(plane.ended(session).await.reason, EndReason::ContainerLost);
+        let taken = |script: &Script| script.storage_waits_for.is_none().then_some(());
+        plane.until("nothing is being stored", taken, |script| script.addresses).await;
+        plane.now(|script| script.claims.clear());
+        let drains = |claim: &ClaimRequest| claim.phase == ContainerPhase::Draining;
+        let claim = plane.claim_where("it does not stay", drains).await;
+        assert_eq!(claim.current_sessions, 1);
+        assert_eq!(plane.now(|script| script.stored.len()), 0);
+        let_through.send(()).expect("it waits");
     })
     .await;
 }
@@ -197,20 +208,23 @@ async fn while_it_runs_a_session_stores_what_is_there_when_it_is_asked_and_only_
     assert_eq!(plane.now(|script| (script.stored.len(), script.addresses)), (2, 2));
 }
 
-/// Taken out: that 501 is told apart, so that it was a warning; nothing asks twice.
+/// Taken out: that 501 is told apart, so that whoever asks might have asked again; that nothing is asked for twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_there_is_no_storage_nothing_is_kept_and_nobody_is_asked_twice() {
     let plane = ControlPlane::start().await;
     plane.now(|script| script.no_storage = true);
     let container = Container::start(config(&plane));
     let session = plane.hand_out(json!({}), 1, HOUR);
+    let secret = plane.ready(&session, 1).await.cdp_secret;
     let mut cdp = connect(&plane, &session, 1).await;
     allow(&mut cdp, BEHAVIORS[0]).await;
     download(&mut cdp, "lost.txt", "'lost'").await;
+    assert_eq!(store_now(&plane, &session, &secret).await.0, StatusCode::NOT_IMPLEMENTED);
+    assert_eq!(plane.now(|script| script.addresses), 1);
     cdp.send("Browser.close").await;
     plane.ended(&session).await;
     container.stop().await;
-    assert_eq!(plane.now(|script| (script.addresses, script.stored.len())), (1, 0));
+    assert_eq!(plane.now(|script| (script.addresses, script.stored.len())), (2, 0), "once more, at the end");
 }
 
 /// Who waits for the end of a session does not wait for what it leaves. Taken out: the order of the two.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::json;
+use tokio::time::timeout;
 
 use crate::cdp::Cdp;
 use crate::processes::{self, ended, free_port};
@@ -128,5 +129,26 @@ async fn a_server_that_is_asked_to_end_ends_when_its_last_client_has_left() {
     assert!(left.elapsed() < DRAIN, "it waited for nobody: {:?}", left.elapsed());
     let mut again = Cdp::connect(&pair.elsewhere(&session.url)).await;
     assert_eq!(again.evaluate("window.marker").await, json!(42));
+    pair.finish().await;
+}
+
+/// Taken out: that those who are parked hear of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_waits_for_a_browser_is_sent_elsewhere_by_a_server_that_ends() {
+    let mut pair = Pair::new().await;
+    processes::signal(pair.container, Signal::STOP);
+    let session = pair.scene.create().await;
+    let (_, path) = session.url.split_once("://").and_then(|(_, rest)| rest.split_once('/')).expect("a path");
+    let path = format!("/{path}");
+    let waits = upgrade(pair.scene.port, &path);
+    tokio::pin!(waits);
+    assert!(timeout(Duration::from_secs(1), &mut waits).await.is_err(), "there is no browser");
+    let asked = Instant::now();
+    pair.scene.signal_server(Signal::TERM);
+    assert_eq!(waits.await, 503);
+    assert!(asked.elapsed() < DRAIN, "after {:?}", asked.elapsed());
+    pair.scene.server_ended().await;
+    processes::signal(pair.container, Signal::CONT);
+    assert_eq!(Cdp::connect(&pair.elsewhere(&session.url)).await.evaluate("6 * 7").await, json!(42));
     pair.finish().await;
 }

@@ -397,6 +397,23 @@ async fn drains_that_race_leave_the_minimum() {
     Contents::read(&redis.client().await).await.check();
 }
 
+/// Taken out: that it is counted among those that are on their way; the look whether one of its name is there.
+#[tokio::test]
+async fn a_container_of_a_service_that_was_let_come_is_one_on_its_way_until_it_is_there() {
+    let redis = Redis::start();
+    let store = Store::open(&redis.url(), "").expect("a store");
+    let least = FleetPolicy { min_containers: 1, ..policy(10) };
+    let (container, candidates) = (ContainerId::random(), [ContainerId::random()]);
+    for _ in 0..2 {
+        assert!(store.join(&container, &least, START).await.expect("redis answers"), "it may have missed the answer");
+        let reserved = store.reserve(&candidates, &least, START).await.expect("redis answers");
+        assert_eq!(reserved, [] as [ContainerId; 0], "another is started in its place");
+    }
+    store.claim(&claim_request(&container, 3, &[]), FIRST, &limits(), &least, START).await.expect("redis answers");
+    assert!(!store.join(&container, &least, START).await.expect("redis answers"));
+    Contents::read(&redis.client().await).await.check();
+}
+
 #[tokio::test]
 async fn a_reservation_that_is_repeated_is_answered_again_and_makes_no_more() {
     let redis = Redis::start();

@@ -6,9 +6,13 @@ use std::process::{Command, Stdio};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
+use wallcrawler::clock::now_ms;
+use wallcrawler::fleet::none::NoFleet;
+use wallcrawler::secrets::SecretsManager;
 use wallcrawler::tokens::{Subject, TokenError, Tokens};
 
-use crate::world::World;
+use crate::moto::Moto;
+use crate::world::{Redis, World, config, redis_command};
 
 const SECRET: &str = "a secret of the tests, 32 bytes!";
 const PREVIOUS: &str = "another secret of the tests, 32 b";
@@ -143,6 +147,40 @@ async fn a_deployment_takes_no_token_of_another_with_the_same_secret() {
     // A container of the other asks for work here.
     let claim = json!({"containerId": "ctr-a", "currentSessions": 0, "maxSessions": 1});
     assert_eq!(blue.container("ctr-a").post("/sessions/claim", &claim).await.body["code"], "invalid_token");
+}
+
+/// Taken out: `with_audience` of the secret that is made for development, of the one in Secrets Manager (`secrets`), and
+/// of the token that is minted by hand (`main`).
+#[tokio::test]
+async fn wherever_the_secret_comes_from_the_tokens_are_for_the_deployment() {
+    let blue = |secret: &str| {
+        let tokens = Tokens::new(&[secret], false).expect("long enough");
+        tokens.with_audience(Some("blue".parse().expect("an audience")))
+    };
+    let made = async |world: &World| {
+        let created = world.client("key-one").post("/sessions", &json!({})).await;
+        created.body["token"].as_str().expect("a token").to_owned()
+    };
+    let world = World::new(&[("TOKEN_AUDIENCE", "blue"), ("JWE_SECRET", "")]).await;
+    let secret = redis_command(&world.redis.client().await, &["GET", "dev-jwe-secret"]).await;
+    let secret = secret.as_string().expect("it was made");
+    assert!(blue(&secret).verify(&made(&world).await, now_ms()).is_ok());
+
+    let moto = Moto::start().await;
+    moto.put_secret("tokens", SECRET).await;
+    let vars =
+        [("JWE_SECRET", ""), ("JWE_SECRET_ARN", "tokens"), ("AWS_REGION", "eu-west-1"), ("TOKEN_AUDIENCE", "blue")];
+    let redis = Redis::start();
+    let config = config(&redis, &vars);
+    let world = World::with(redis, config, Box::new(NoFleet), SecretsManager::with_access(&moto.access)).await;
+    assert!(blue(SECRET).verify(&made(&world).await, now_ms()).is_ok());
+
+    let mut by_hand = Command::new(env!("CARGO_BIN_EXE_wallcrawler"));
+    by_hand.args(["token", "container", "ctr-a"]).env("JWE_SECRET", SECRET).env("TOKEN_AUDIENCE", "blue");
+    let minted = by_hand.output().expect("the program is built");
+    let token = String::from_utf8(minted.stdout).expect("a text");
+    let expected = Subject::Container("ctr-a".parse().expect("an id"));
+    assert_eq!(blue(SECRET).verify(token.trim(), now_ms()), Ok(expected));
 }
 
 #[test]

@@ -2,6 +2,8 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use zip::ZipArchive;
 
@@ -84,7 +86,8 @@ fn each_download_is_there_once_by_its_name_and_moment() {
     assert_eq!(packed, pairs(&expected));
 }
 
-/// Taken out: `NOFOLLOW` of the directory and of its files; that only regular files are taken; `NONBLOCK`.
+/// Taken out: `NOFOLLOW` of the directory and of its files, listed and opened; that only regular files are taken, when
+/// they are listed and when they are opened; `NONBLOCK`, and it waits for ever.
 #[test]
 fn what_a_browser_puts_there_leads_nowhere_else() {
     let (home, elsewhere) = (Home::new(), Home::new());
@@ -98,10 +101,22 @@ fn what_a_browser_puts_there_leads_nowhere_else() {
     let finished = ["g1", "g2", "g3", "g4", "g5"].map(|file| (file, "../../name.txt", AT));
     assert_eq!(home.packed(&finished), pairs(&[("name-1767225600000.txt", "kept")]));
     // What has become one since it was listed.
+    for file in ["g6", "g7"] {
+        home.download(file, "kept");
+    }
     let listing = Listing::read(&home.0, unheard).expect("listed");
-    std::fs::remove_file(dir.join("g5")).expect("removed");
+    assert_eq!(listing.len(), 3);
+    for file in ["g5", "g6", "g7"] {
+        std::fs::remove_file(dir.join(file)).expect("removed");
+    }
     symlink(elsewhere.0.join("downloads/secret"), dir.join("g5")).expect("linked");
-    assert_eq!(contents(listing.pack(&home.0).expect("packed")), pairs(&[]));
+    std::fs::create_dir(dir.join("g6")).expect("made");
+    assert!(Command::new("mkfifo").arg(dir.join("g7")).status().expect("mkfifo").success());
+    let (packed, is_packed) = mpsc::channel();
+    let path = home.0.clone();
+    std::thread::spawn(move || packed.send(listing.pack(&path)));
+    let packed = is_packed.recv_timeout(Duration::from_secs(20)).expect("it waits for nobody").expect("packed");
+    assert_eq!(contents(packed), pairs(&[]));
     // The directory itself.
     std::fs::remove_dir_all(&dir).expect("removed");
     symlink(elsewhere.0.join("downloads"), &dir).expect("linked");

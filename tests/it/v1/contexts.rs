@@ -1,5 +1,7 @@
 //! Contexts, as clients of the Browserbase API make them, and as containers are told of them.
 
+use std::fs::DirEntry;
+
 use axum::http::StatusCode;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -41,9 +43,28 @@ async fn a_context_is_made_looked_up_and_deleted() {
     assert_eq!(files, 0, "something of it is left");
 }
 
+/// What is kept of the contexts of the only user.
+fn kept(world: &World) -> Vec<DirEntry> {
+    let owners = world.redis.dir.join("files/contexts/user");
+    let owner = std::fs::read_dir(owners).expect("there").flatten().next().expect("one").path();
+    std::fs::read_dir(owner).expect("there").flatten().collect()
+}
+
+/// Taken out: that the name is taken in one step; that the record is there before; that it goes again with the name.
 #[tokio::test]
 async fn a_name_is_had_by_one_context_whatever_races() {
     let world = World::new(&[]).await;
+    for round in 0..40 {
+        let name = json!({"name": format!("of round {round}")});
+        let all = join_all((0..8).map(|_| {
+            let client = world.client("key-one");
+            let name = &name;
+            async move { client.post("/v1/contexts", name).await.status }
+        }))
+        .await;
+        let made = all.iter().filter(|status| **status == StatusCode::CREATED).count();
+        assert_eq!((made, kept(&world).len()), (1, 2 * (round + 1)), "a record and a name for each");
+    }
     let all = join_all((0..20).map(|number| {
         let name = if number % 2 == 0 { "Shop" } else { "sHOP" };
         let world = &world;
@@ -51,8 +72,7 @@ async fn a_name_is_had_by_one_context_whatever_races() {
     }))
     .await;
     let (made, refused): (Vec<_>, Vec<_>) = all.iter().partition(|answer| answer.status == StatusCode::CREATED);
-    // Some may have met the name before its context was there, and taken it over.
-    assert!(!made.is_empty() && !refused.is_empty(), "{all:?}");
+    assert_eq!(made.len(), 1, "{all:?}");
     for answer in refused {
         assert_eq!((answer.status, &answer.body["code"]), (StatusCode::CONFLICT, &json!("context_name_taken")));
         assert_eq!(answer.headers["x-should-retry"], "false");
@@ -62,6 +82,22 @@ async fn a_name_is_had_by_one_context_whatever_races() {
         world.client("key-one").delete(&format!("/v1/contexts/{}", id(&answer.body))).await;
     }
     context(&world, "key-one", Some("shop")).await;
+}
+
+/// Taken out: the look at whose name it is.
+#[tokio::test]
+async fn who_goes_on_deleting_a_context_takes_its_name_from_no_other() {
+    let world = World::new(&[]).await;
+    let client = world.client("key-one");
+    let first = context(&world, "key-one", Some("shop")).await;
+    // As if whoever deleted it had been interrupted after its name.
+    let is_name = |file: &DirEntry| file.file_name().to_string_lossy().starts_with("name-");
+    let name = kept(&world).into_iter().find(is_name).expect("its name");
+    std::fs::remove_file(name.path()).expect("removed");
+    context(&world, "key-one", Some("shop")).await;
+    assert_eq!(client.delete(&format!("/v1/contexts/{}", id(&first))).await.status, StatusCode::NO_CONTENT);
+    let third = client.post("/v1/contexts", &json!({"name": "shop"})).await;
+    assert_eq!((third.status, &third.body["code"]), (StatusCode::CONFLICT, &json!("context_name_taken")));
 }
 
 #[tokio::test]

@@ -131,7 +131,7 @@ async fn followed(world: &World, answer: &RawAnswer) -> Vec<u8> {
     found.bytes.to_vec()
 }
 
-/// Taken out: the owner, in `find` and in the object's name.
+/// Taken out: the owner in `find`.
 #[tokio::test]
 async fn downloads_are_their_owners_before_during_and_after_the_session() {
     let (world, container) = (World::new(&[]).await, Container::start().await);
@@ -223,7 +223,7 @@ async fn downloads_can_be_deleted_in_the_container_and_where_they_are_kept() {
     assert!(!world.app.storage.has(&name).await.expect("asked"));
 }
 
-/// Taken out: the caller in the name of what is looked for; that anything is forgotten.
+/// Taken out: the owner in the object's name; that anything is forgotten.
 #[tokio::test]
 async fn downloads_outlive_what_is_known_of_their_session_by_some_days() {
     let (world, container) = (World::new(&[("SESSION_RETENTION_SECONDS", "0")]).await, Container::start().await);
