@@ -17,8 +17,8 @@ const PORT = 8080;
 const CONTAINER = 'browser';
 /** The most that Fargate allows, and what Spot gives from its warning on. */
 const STOP_TIMEOUT = Duration.seconds(120);
-/** What a container is killed after if it is told to end: it must have ended its browsers before. */
-const DRAIN = Duration.seconds(110);
+/** How long its sessions go on when it is told to end. Then it needs most of what is left to store what they leave. */
+const DRAIN = Duration.seconds(80);
 /** A container that misses three is lost. The function must live longer than that: see control-plane.ts. */
 export const HEARTBEAT = Duration.seconds(5);
 

@@ -20,8 +20,10 @@ use crate::session::EndReason;
 pub(super) const OUT_OF_CONTACT: Duration = Duration::from_secs(120);
 /// Between an answer with nothing in it and the next claim: a server that does not wait must not be flooded.
 const PACE: Duration = Duration::from_millis(250);
-/// How long the reports of sessions that were given up may take before the container leaves without them.
-const LAST_REPORTS: Duration = Duration::from_secs(10);
+/// How long sessions that were given up may take to report their end and to store what they leave.
+const LAST_FILES: Duration = Duration::from_secs(25);
+/// How long whatever still hangs may take to end before the container leaves without it.
+const LAST_ENDS: Duration = Duration::from_secs(10);
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Where a shutdown stands.
@@ -148,7 +150,7 @@ impl<S: Future<Output = ()>> ClaimLoop<S> {
                     }
                     tracing::warn!(sessions = agent.held.len(), "the time to drain is over");
                     agent.held.stop_all(Stop::Reporting(EndReason::ContainerLost));
-                    self.shutdown = Shutdown::GivenUp(Instant::now() + LAST_REPORTS);
+                    self.shutdown = Shutdown::GivenUp(Instant::now() + LAST_FILES);
                 }
                 Ok(()) = changes.changed() => {
                     let room_again = was_full && agent.held.free_slots() > 0 && !self.draining;
@@ -197,7 +199,7 @@ impl<S: Future<Output = ()>> ClaimLoop<S> {
         self.agent.start_draining();
         self.agent.held.stop_all(Stop::Silently);
         let all_gone = async { while self.lives.join_next().await.is_some() {} };
-        if timeout(LAST_REPORTS, all_gone).await.is_err() {
+        if timeout(LAST_ENDS, all_gone).await.is_err() {
             self.lives.abort_all();
         }
     }

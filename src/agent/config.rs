@@ -107,7 +107,7 @@ impl AgentConfig {
             env.fault("CONTAINER_ADDRESS", "must be a host or host:port");
         }
         let launched = env.flag("CONTAINER_LAUNCHED");
-        let drain_timeout = env.seconds("DRAIN_SECONDS", 110.0, 3_600.0);
+        let drain_timeout = env.seconds("DRAIN_SECONDS", 80.0, 3_600.0);
         let (Some(token), Some(api_endpoint), true) = (token, api_endpoint, env.faults.is_empty()) else {
             return Err(Faults(env.faults));
         };
