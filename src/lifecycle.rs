@@ -14,7 +14,9 @@ use crate::extension;
 use crate::fleet::{FailureKind, FleetError};
 use crate::hex;
 use crate::ids::{ConnectionId, ContainerId, Owner, ServerId, SessionId};
-use crate::protocol::{ClaimRequest, ContainerPhase, EndedRequest, MAX_SESSIONS_LIMIT, ReadyRequest};
+use crate::protocol::{
+    CONTAINER_TOKEN_MS, ClaimRequest, ContainerPhase, EndedRequest, MAX_SESSIONS_LIMIT, ReadyRequest,
+};
 use crate::push::Pushed;
 use crate::secrets::Unavailable;
 use crate::session::{EndReason, NewSession, Session};
@@ -25,8 +27,6 @@ use crate::store::{
 };
 use crate::tokens::{Subject, Tokens};
 
-/// How long a launched container's token is good for. Its own routes are all it opens.
-pub const CONTAINER_TOKEN_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
 /// How long a service's is, which people put into its task definition.
 pub const SERVICE_TOKEN_MS: u64 = 365 * 24 * 60 * 60 * 1_000;
 /// How long what a session leaves is kept; a bucket's own rules say the same.

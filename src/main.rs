@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use wallcrawler::clock::now_ms;
 use wallcrawler::config;
-use wallcrawler::lifecycle::{CONTAINER_TOKEN_MS, SERVICE_TOKEN_MS};
+use wallcrawler::lifecycle::SERVICE_TOKEN_MS;
 use wallcrawler::new_key::{self, KeysError};
+use wallcrawler::protocol::CONTAINER_TOKEN_MS;
 use wallcrawler::tokens::{Subject, Tokens};
 
 const USAGE: &str = "\

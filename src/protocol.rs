@@ -216,6 +216,9 @@ pub struct StoredResponse {
     pub files: usize,
 }
 
+/// How long a container's token is good for. Its own routes are all it opens.
+pub const CONTAINER_TOKEN_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
+
 /// The largest file that a session is given, in bytes: it is held whole on its way. Through a function less comes: Lambda
 /// carries 6 MB, base64 included.
 pub const MAX_UPLOAD_BYTES: usize = 32 * 1024 * 1024;

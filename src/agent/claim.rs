@@ -1,5 +1,6 @@
 //! The claim loop: one long-poll that asks for work, says what runs here, and is the heartbeat.
 
+use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub struct ClaimLoop<S> {
     shutdown_asked: Pin<Box<S>>,
     shutdown: Shutdown,
     draining: bool,
+    /// When it is too old to take more sessions.
+    retires_at: Option<Instant>,
     lives: JoinSet<()>,
     backoff: Backoff,
     last_contact: Instant,
@@ -58,6 +61,7 @@ enum Event {
 impl<S: Future<Output = ()>> ClaimLoop<S> {
     pub fn new(agent: Arc<Agent>, shutdown: S) -> Self {
         Self {
+            retires_at: agent.config.retire_after.map(|age| Instant::now() + age),
             agent,
             shutdown_asked: Box::pin(shutdown),
             shutdown: Shutdown::NotAsked,
@@ -144,7 +148,11 @@ impl<S: Future<Output = ()>> ClaimLoop<S> {
                     self.drain("the container is being stopped");
                     return Event::News;
                 }
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                () = at(self.retires_at), if !self.draining => {
+                    self.drain("it has run for nearly as long as its token is good");
+                    return Event::News;
+                }
+                () = at(due) => {
                     if matches!(self.shutdown, Shutdown::GivenUp(_)) {
                         return Event::GiveUp;
                     }
@@ -202,6 +210,14 @@ impl<S: Future<Output = ()>> ClaimLoop<S> {
         if timeout(LAST_ENDS, all_gone).await.is_err() {
             self.lives.abort_all();
         }
+    }
+}
+
+/// Never, if there is no such moment.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => pending().await,
     }
 }
 

@@ -10,7 +10,10 @@ use super::find::SearchPlaces;
 use super::gateway::IDLE_BEAT;
 use crate::config::{self, Faults, Reader, is_host_and_path, is_loopback_url, tmp_dir};
 use crate::ids::ContainerId;
-use crate::protocol::{MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT};
+use crate::protocol::{CONTAINER_TOKEN_MS, MAX_CLAIM_WAIT_SECONDS, MAX_SESSIONS_LIMIT};
+
+/// A day before its token ends: a session lasts for six hours at most.
+const RETIRE_AFTER: Duration = Duration::from_millis(CONTAINER_TOKEN_MS - 24 * 60 * 60 * 1_000);
 
 /// What a container is told when it is started.
 #[derive(Clone)]
@@ -44,6 +47,9 @@ pub struct AgentConfig {
     pub resolver: Resolver,
     /// How long running sessions may go on after a shutdown was asked for.
     pub drain_timeout: Duration,
+    /// After so long it takes no more sessions, and ends with the last it has: before its token does, so that no session
+    /// falls with that. `None`: whoever has started it by hand sees to it.
+    pub retire_after: Option<Duration>,
     /// After so long without a message a gateway client is sent one.
     pub gateway_idle_beat: Duration,
 }
@@ -64,6 +70,7 @@ impl fmt::Debug for AgentConfig {
             .field("task_metadata", &self.task_metadata)
             .field("resolver", &self.resolver)
             .field("drain_timeout", &self.drain_timeout)
+            .field("retire_after", &self.retire_after)
             .field("gateway_idle_beat", &self.gateway_idle_beat)
             .finish_non_exhaustive()
     }
@@ -126,6 +133,8 @@ impl AgentConfig {
             bind: SocketAddr::new(bind, port),
             advertise,
             search: SearchPlaces::read(lookup),
+            // Its token is minted when it is started by us, or comes by itself.
+            retire_after: (launched || task_metadata.is_some()).then_some(RETIRE_AFTER),
             launched,
             task_metadata,
             resolver: Resolver::default(),
@@ -156,6 +165,7 @@ mod tests {
             task_metadata: None,
             resolver: Resolver::default(),
             drain_timeout: Duration::ZERO,
+            retire_after: None,
             gateway_idle_beat: IDLE_BEAT,
         };
         assert!(!format!("{config:?}").contains("very-secret"));

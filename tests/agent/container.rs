@@ -41,6 +41,7 @@ pub fn config(plane: &ControlPlane) -> AgentConfig {
         task_metadata: None,
         resolver: Default::default(),
         drain_timeout: Duration::from_millis(200),
+        retire_after: None,
         gateway_idle_beat: Duration::from_secs(60),
     }
 }

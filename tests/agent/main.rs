@@ -229,6 +229,21 @@ async fn a_container_that_is_drained_by_the_control_plane_ends_when_it_is_empty(
     container.done().await.expect("a clean end");
 }
 
+/// Taken out: `retires_at`, so that its token would have ended under its sessions.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_has_grown_old_takes_no_more_sessions_and_ends_with_its_last() {
+    let plane = ControlPlane::start().await;
+    let retire_after = Some(Duration::from_secs(3));
+    let container = Container::start(wallcrawler::agent::AgentConfig { retire_after, ..config(&plane) });
+    let session = plane.hand_out(json!({}), 1, HOUR);
+    let mut cdp = connect(&plane, &session, 1).await;
+    plane.claim_where("it does not drain", |claim| claim.phase == ContainerPhase::Draining).await;
+    assert_eq!(cdp.evaluate("1").await, 1);
+    cdp.send("Browser.close").await;
+    container.done().await.expect("a clean end");
+    assert_eq!(plane.ended(&session).await.reason, EndReason::Released);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_answer_that_got_lost_is_repaired_by_the_next_claim() {
     let plane = ControlPlane::start().await;
