@@ -13,7 +13,7 @@
 //! - **Seams**: [`app`] holds them together; [`store`] (Redis), [`storage`] (files), [`fleet`] (what runs containers), [`push`] (clients
 //!   whose sockets a gateway holds), [`container_client`] (their containers), [`secrets`] (Secrets Manager),
 //!   [`upgrade`] and [`splice`] (sockets), [`metrics`] (what was counted).
-//! - **Types**: [`ids`], [`session`], [`container`], [`protocol`], [`browser_settings`], [`tokens`],
+//! - **Types**: [`ids`], [`session`], [`session_log`], [`container`], [`protocol`], [`browser_settings`], [`tokens`],
 //!   [`api_keys`], [`addresses`], [`forwarded`] (proxies in front of us), [`archive`] (of an extension), [`config`],
 //!   [`clock`], [`causes`], [`whole`].
 
@@ -57,6 +57,7 @@ pub mod secrets;
 #[cfg(feature = "native")]
 pub mod server;
 pub mod session;
+pub mod session_log;
 #[cfg(feature = "agent")]
 pub mod splice;
 pub mod storage;
