@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use super::filter::{Filter, Verdict};
 use super::frames::{self, Frames, Piece};
 use super::logs::{Ear, Speaker};
+use crate::clock::now_ms;
 use crate::splice::FrameCursor;
 use crate::upgrade::Leg;
 
@@ -82,7 +83,7 @@ impl Up<'_> {
                 Ok(None) => break,
                 Ok(Some(Piece::Control { frame, closes })) => (frame, closes),
                 Ok(Some(Piece::Message { frame, payload })) => {
-                    self.ear.hear(Speaker::Client, payload);
+                    self.ear.hear(Speaker::Client, payload, now_ms());
                     match self.filter.judge_bytes(payload) {
                         Verdict::Pass => (frame, false),
                         Verdict::Rewrite(text) => {
@@ -90,7 +91,7 @@ impl Up<'_> {
                             continue;
                         }
                         Verdict::Refuse(text) => {
-                            self.ear.hear(Speaker::Browser, text.as_bytes());
+                            self.ear.hear(Speaker::Browser, text.as_bytes(), now_ms());
                             // It is gone when the browser is; then nobody needs an answer.
                             let _ = self.answers.send(Answer::Frame(frames::for_client(&text))).await;
                             continue;
@@ -144,16 +145,17 @@ impl Listener {
         if self.ear.is_deaf() {
             return self.cursor.follow(bytes);
         }
+        let now_ms = now_ms();
         while !bytes.is_empty() {
-            bytes = &bytes[self.follow_to_boundary(bytes)..];
+            bytes = &bytes[self.follow_to_boundary(bytes, now_ms)..];
         }
     }
 
-    fn follow_to_boundary(&mut self, bytes: &[u8]) -> usize {
+    fn follow_to_boundary(&mut self, bytes: &[u8], now_ms: u64) -> usize {
         let payload = self.cursor.follow_frame(bytes);
         let end = payload.end;
         if self.cursor.is_of_message() {
-            self.ear.hear_piece(&bytes[payload], self.cursor.is_between_messages());
+            self.ear.hear_piece(&bytes[payload], self.cursor.is_between_messages(), now_ms);
         }
         end
     }
@@ -201,7 +203,7 @@ impl Down<'_> {
             }
             let mut end = 0;
             while end < bytes.len() && !self.heard.cursor.is_between_messages() {
-                end += self.heard.follow_to_boundary(&bytes[end..]);
+                end += self.heard.follow_to_boundary(&bytes[end..], now_ms());
             }
             self.to.write_all(&bytes[..end]).await?;
             bytes = &bytes[end..];

@@ -15,15 +15,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Map, Value};
 
-use self::ring::{Ring, Said};
+use self::ring::{PART, Ring, Said};
 use crate::browser_settings::is_logged;
-use crate::clock::now_ms;
 use crate::ids::SessionId;
 
-/// Of one session, in bytes.
-const MAX_BYTES: usize = 2 << 20;
-/// Of these, for what tells which pages there are. It is said once, and needed for as long as they are talked about.
-const MAX_ATTACHED: usize = MAX_BYTES / 8;
+/// Of one session: 2 MiB in all, of which some are for what tells which pages there are. It is said once, and needed for as long
+/// as they are talked about.
+const PARTS: usize = 28;
+const ATTACHED_PARTS: usize = 4;
+const _: () = assert!((PARTS + ATTACHED_PARTS) * PART == 2 << 20 && HEAD + TAIL < PART / 4);
 /// Of a message that is larger than both together. Clients and browsers write what it is about first, and in which of the
 /// protocol's sessions it was said first or last.
 const HEAD: usize = 7 * 1024;
@@ -61,7 +61,7 @@ impl fmt::Debug for Logs {
 impl Logs {
     /// Of a session with these settings: it may want none.
     pub fn of(settings: &Map<String, Value>) -> Self {
-        let rings = || Rings { all: Ring::new(MAX_BYTES - MAX_ATTACHED), attached: Ring::new(MAX_ATTACHED) };
+        let rings = || Rings { all: Ring::new(PARTS), attached: Ring::new(ATTACHED_PARTS) };
         let kept = || Arc::new(Kept { connections: AtomicU32::new(0), rings: Mutex::new(rings()) });
         Self(is_logged(settings).then(kept))
     }
@@ -116,27 +116,27 @@ impl Ear {
     }
 
     /// A whole message.
-    pub fn hear(&self, by: Speaker, message: &[u8]) {
+    pub fn hear(&self, by: Speaker, message: &[u8], at_ms: u64) {
         let (head, tail) = ends(message);
-        self.keep(by, message.len(), head, tail);
+        self.keep(by, message.len(), head, tail, at_ms);
     }
 
     /// The next piece of what the browser says, and whether it is the last one of a message.
-    pub fn hear_piece(&mut self, piece: &[u8], is_last: bool) {
+    pub fn hear_piece(&mut self, piece: &[u8], is_last: bool, at_ms: u64) {
         if is_last && self.pieces.length == 0 {
-            return self.hear(Speaker::Browser, piece);
+            return self.hear(Speaker::Browser, piece, at_ms);
         }
         self.pieces.add(piece);
         if is_last {
             let Pieces { length, kept } = std::mem::take(&mut self.pieces);
             let (head, tail) = ends(&kept);
-            self.keep(Speaker::Browser, length, head, tail);
+            self.keep(Speaker::Browser, length, head, tail, at_ms);
         }
     }
 
-    fn keep(&self, by: Speaker, length: usize, head: &[u8], tail: &[u8]) {
+    fn keep(&self, by: Speaker, length: usize, head: &[u8], tail: &[u8], at_ms: u64) {
         let Some(kept) = &self.kept else { return };
-        let said = Said { by, connection: self.connection, at_ms: now_ms(), length, head, tail };
+        let said = Said { by, connection: self.connection, at_ms, length, head, tail };
         let mut rings = kept.lock();
         if by == Speaker::Browser && head.starts_with(ATTACHED) {
             rings.attached.push(&said);

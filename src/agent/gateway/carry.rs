@@ -155,12 +155,12 @@ struct ToBrowser<'a> {
 impl ToBrowser<'_> {
     async fn say(&mut self, messages: Vec<String>) -> Result<(), tokio_tungstenite::tungstenite::Error> {
         for message in messages {
-            self.ear.hear(Speaker::Client, message.as_bytes());
+            self.ear.hear(Speaker::Client, message.as_bytes(), clock::now_ms());
             let message = match self.filter.judge(&message) {
                 Verdict::Pass => message,
                 Verdict::Rewrite(anew) => anew,
                 Verdict::Refuse(answer) => {
-                    self.ear.hear(Speaker::Browser, answer.as_bytes());
+                    self.ear.hear(Speaker::Browser, answer.as_bytes(), clock::now_ms());
                     // With Chrome's end of the socket its reader has ended too; nobody waits for an answer then.
                     let _ = self.refusals.send(answer).await;
                     continue;
@@ -209,7 +209,7 @@ impl FromBrowser {
             if self.gone.is_cancelled() || self.is_own_answer(&text) {
                 continue;
             }
-            self.ear.hear(Speaker::Browser, text.as_bytes());
+            self.ear.hear(Speaker::Browser, text.as_bytes(), clock::now_ms());
             if let Some(text) = self.fitted(&text) {
                 self.queue(text).await;
             }

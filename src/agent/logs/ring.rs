@@ -1,4 +1,5 @@
-//! Messages one after another in so much memory. For each that has no room the oldest make it.
+//! Messages one after another in so much memory. It is divided, and when there is no room the oldest part of it is used anew:
+//! to keep a message is to copy it, and nothing else is looked at.
 
 use std::collections::VecDeque;
 
@@ -20,52 +21,48 @@ pub struct Said<'a> {
 
 /// Before each message: the lengths of its head and its tail, and the rest in order.
 const HEADER: usize = 4 + 4 + 1 + 4 + 8 + 8;
+/// Of one part, in bytes: some messages of the largest kind.
+pub const PART: usize = 64 * 1024;
 
 pub struct Ring {
-    bytes: VecDeque<u8>,
+    /// The newest is the last.
+    parts: VecDeque<Vec<u8>>,
     most: usize,
 }
 
 impl Ring {
-    /// Takes its memory as it needs it.
+    /// Of at most so many parts, each of which is there when it is needed.
     pub fn new(most: usize) -> Self {
-        Self { bytes: VecDeque::new(), most }
+        Self { parts: VecDeque::with_capacity(most), most }
     }
 
+    /// What is larger than a part is not kept.
     pub fn push(&mut self, said: &Said<'_>) {
-        let more = HEADER + said.head.len() + said.tail.len();
-        if more > self.most {
+        let bytes = HEADER + said.head.len() + said.tail.len();
+        if bytes > PART {
             return;
         }
-        while self.bytes.len() + more > self.most {
-            self.drop_oldest();
+        if self.parts.back().is_none_or(|part| part.len() + bytes > PART) {
+            let oldest = if self.parts.len() == self.most { self.parts.pop_front() } else { None };
+            let mut part = oldest.unwrap_or_else(|| Vec::with_capacity(PART));
+            part.clear();
+            self.parts.push_back(part);
         }
-        if self.bytes.capacity() < self.bytes.len() + more {
-            // It would double by itself, beyond what it may have.
-            let wanted = (2 * self.bytes.capacity()).clamp(self.bytes.len() + more, self.most);
-            self.bytes.reserve_exact(wanted - self.bytes.len());
+        if let Some(part) = self.parts.back_mut() {
+            part.extend_from_slice(&header(said));
+            part.extend_from_slice(said.head);
+            part.extend_from_slice(said.tail);
         }
-        self.bytes.extend(&header(said));
-        self.bytes.extend(said.head);
-        self.bytes.extend(said.tail);
-    }
-
-    fn drop_oldest(&mut self) {
-        let mut header = [0; HEADER];
-        header.iter_mut().zip(&self.bytes).for_each(|(to, from)| *to = *from);
-        let (head, tail) = lengths(&header);
-        self.bytes.drain(..HEADER + head + tail);
     }
 
     /// All of it, for [`messages`].
     pub fn copy(&self) -> Vec<u8> {
-        let (first, second) = self.bytes.as_slices();
-        [first, second].concat()
+        self.parts.iter().map(Vec::as_slice).collect::<Vec<_>>().concat()
     }
 
     #[cfg(test)]
     pub fn memory(&self) -> usize {
-        self.bytes.capacity()
+        self.parts.iter().map(Vec::capacity).sum()
     }
 }
 
@@ -73,9 +70,8 @@ impl Ring {
 pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Said<'_>> {
     std::iter::from_fn(move || {
         let (header, rest) = bytes.split_first_chunk::<HEADER>()?;
-        let (head, tail) = lengths(header);
-        let (head, rest) = rest.split_at(head);
-        let (tail, rest) = rest.split_at(tail);
+        let (head, rest) = rest.split_at(u32::from_le_bytes(part(header, 0)) as usize);
+        let (tail, rest) = rest.split_at(u32::from_le_bytes(part(header, 4)) as usize);
         bytes = rest;
         Some(Said {
             by: if header[8] == 0 { Speaker::Client } else { Speaker::Browser },
@@ -90,25 +86,14 @@ pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Said<'_>> {
 
 fn header(said: &Said<'_>) -> [u8; HEADER] {
     let mut header = [0; HEADER];
-    let parts: [&[u8]; 6] = [
-        // What is kept of a message is some KiB.
-        &(said.head.len() as u32).to_le_bytes(),
-        &(said.tail.len() as u32).to_le_bytes(),
-        &[u8::from(said.by == Speaker::Browser)],
-        &said.connection.to_le_bytes(),
-        &said.at_ms.to_le_bytes(),
-        &(said.length as u64).to_le_bytes(),
-    ];
-    let mut at = 0;
-    for part in parts {
-        header[at..at + part.len()].copy_from_slice(part);
-        at += part.len();
-    }
+    // They fit into a part.
+    header[..4].copy_from_slice(&(said.head.len() as u32).to_le_bytes());
+    header[4..8].copy_from_slice(&(said.tail.len() as u32).to_le_bytes());
+    header[8] = u8::from(said.by == Speaker::Browser);
+    header[9..13].copy_from_slice(&said.connection.to_le_bytes());
+    header[13..21].copy_from_slice(&said.at_ms.to_le_bytes());
+    header[21..].copy_from_slice(&(said.length as u64).to_le_bytes());
     header
-}
-
-fn lengths(header: &[u8; HEADER]) -> (usize, usize) {
-    (u32::from_le_bytes(part(header, 0)) as usize, u32::from_le_bytes(part(header, 4)) as usize)
 }
 
 fn part<const N: usize>(header: &[u8; HEADER], at: usize) -> [u8; N] {
