@@ -48,7 +48,7 @@ fn only<'a>(entries: &'a [Value], method: &str) -> &'a Value {
     found[0]
 }
 
-/// Taken out: either direction; the answers; that live viewers are not clients.
+/// Taken out: that live viewers are not clients.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_it_runs_a_session_tells_what_was_said_and_of_which_page() {
     let plane = ControlPlane::start().await;
@@ -145,7 +145,7 @@ async fn left_by(end: impl AsyncFnOnce(&ControlPlane, &Container, &SessionId, &m
     container.stop().await;
 }
 
-/// Taken out: `keep_log`.
+/// Taken out: that it is stored, in `keep_log`.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_said_is_kept_when_a_session_is_released_or_ended() {
     left_by(async |_, _, _, cdp| cdp.send("Browser.close").await).await;
@@ -158,7 +158,7 @@ async fn what_was_said_is_kept_when_the_browser_crashes_or_is_killed() {
     left_by(async |_, container, _, _| kill(container.browser())).await;
 }
 
-/// Taken out: the setting; that nothing is stored where nothing was said.
+/// Taken out: that nothing is stored where nothing was said.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_wants_no_log_or_says_nothing_leaves_none() {
     for settings in [json!({"logSession": false}), json!({})] {

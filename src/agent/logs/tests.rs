@@ -84,6 +84,7 @@ fn however_much_is_said_a_session_keeps_2_mib_of_it_and_the_newest() {
     assert_eq!(heard.last().map(|(_, _, head, _)| head.as_slice()), Some(message(7_000).as_bytes()));
 }
 
+/// Taken out: the setting.
 #[test]
 fn who_wants_no_log_has_none() {
     for (settings, logged) in [
@@ -261,7 +262,7 @@ fn what_is_no_message_of_the_protocol_does_no_harm() {
     assert!(!json.contains(r#""method":"a""#));
 }
 
-/// Taken out: that it begins with the newest.
+/// Taken out: that it begins with the newest; that it ends.
 #[test]
 fn an_answer_is_as_large_as_it_may_be_and_has_the_newest() {
     let logs = on();

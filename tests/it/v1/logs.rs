@@ -37,7 +37,7 @@ fn entry() -> Value {
     json!([{"method": "Page.enable", "pageId": 1, "sessionId": "ses_x", "request": {"params": {}, "rawBody": "{}"}}])
 }
 
-/// Taken out: the owner, in `at` and in the object's name.
+/// Taken out: the owner, in `at`; the type of what is kept.
 #[tokio::test]
 async fn logs_are_their_owners_before_during_and_after_the_session() {
     let (world, container) = (World::new(&[]).await, Container::start().await);
@@ -68,6 +68,7 @@ async fn logs_are_their_owners_before_during_and_after_the_session() {
     assert_eq!(led_to(&world, &left, "application/json").await, b"[\"what it left\"]");
 }
 
+/// Taken out: the wait.
 #[tokio::test]
 async fn whoever_asks_right_after_the_end_gets_the_log_that_is_stored_a_moment_later() {
     let (world, container) = (World::new(&[]).await, Container::start().await);
