@@ -44,6 +44,11 @@ impl ContextSetting {
     }
 }
 
+/// Whether what is said to a browser with these settings, and by it, is kept for its owner: unless they say otherwise.
+pub fn is_logged(settings: &Map<String, Value>) -> bool {
+    settings.get("logSession") != Some(&Value::Bool(false))
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BrowserSettings {
     pub browser: BrowserKind,
@@ -152,6 +157,11 @@ impl JsonSchema for BrowserSettings {
                     "maxItems": MAX_ARGS,
                     "items": { "type": "string", "maxLength": MAX_TEXT, "anyOf": switches },
                 },
+                "logSession": {
+                    "type": ["boolean", "null"],
+                    "description": "Whether the session has a log: of all that its clients and its browser say.",
+                    "default": true,
+                },
                 "proxy": {
                     "type": ["object", "null"],
                     "description": "A proxy that needs no credentials, for all that the browser fetches.",
@@ -189,6 +199,9 @@ impl BrowserSettings {
                 "context" => parsed.context = Some(context(value)?),
                 "extensionId" => parsed.extension = extension(value)?,
                 "proxy" => (parsed.proxy_server, parsed.proxy_bypass) = proxy(value)?,
+                // What is not understood would be logged against somebody's will.
+                "logSession" if !value.is_boolean() => return invalid("logSession", "must be true or false"),
+                "logSession" => {}
                 _ => parsed.unknown.push(name.clone()),
             }
         }

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::ids::ConnectionId;
 use crate::protocol::{CDP_SECRET_HEADER, MESSAGE_ID_HEADER, Page, PagesResponse, StoredResponse, UploadName};
+use crate::session_log::MAX_ANSWERED_BYTES;
 use crate::store::Route;
 
 /// How long a container may take to answer: longer than it waits for its browser to take a connection or a message.
@@ -25,6 +26,7 @@ const PAGES_TIMEOUT: Duration = Duration::from_secs(3);
 const STORE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Of an answer that has a body.
 const MAX_ANSWER: usize = 4 << 20;
+const _: () = assert!(MAX_ANSWERED_BYTES <= MAX_ANSWER);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A container closes what was idle for long; and a function that was frozen must not trust what it held.
 const IDLE: Duration = Duration::from_secs(20);
@@ -114,6 +116,12 @@ impl ContainerClient {
     pub async fn forget_downloads(&self, route: &Route) -> Result<(), ContainerError> {
         let asked = self.send(Method::DELETE, route, "downloads", Body::empty());
         timeout(STORE_TIMEOUT, asked).await.map_err(|_| ContainerError::Late)?.map(drop)
+    }
+
+    /// The session's log as it is by now: JSON.
+    pub async fn log(&self, route: &Route) -> Result<Bytes, ContainerError> {
+        let (_, body) = timeout(ANSWER_TIMEOUT, self.read(route, "logs")).await.map_err(|_| ContainerError::Late)??;
+        Ok(body)
     }
 
     /// Gives the session a file.

@@ -14,7 +14,7 @@
 //!   whose sockets a gateway holds), [`container_client`] (their containers), [`secrets`] (Secrets Manager),
 //!   [`upgrade`] and [`splice`] (sockets), [`places`] (how many of
 //!   them), [`metrics`] (what was counted).
-//! - **Types**: [`ids`], [`session`], [`container`], [`protocol`], [`browser_settings`], [`tokens`],
+//! - **Types**: [`ids`], [`session`], [`session_log`], [`container`], [`protocol`], [`browser_settings`], [`tokens`],
 //!   [`api_keys`], [`addresses`], [`forwarded`] (proxies in front of us), [`archive`] (of an extension), [`config`],
 //!   [`clock`], [`causes`], [`whole`], [`open_files`].
 
@@ -61,6 +61,7 @@ pub mod secrets;
 #[cfg(feature = "native")]
 pub mod server;
 pub mod session;
+pub mod session_log;
 #[cfg(feature = "agent")]
 pub mod splice;
 pub mod storage;

@@ -195,6 +195,17 @@ pub enum FileKind {
     Logs,
 }
 
+impl FileKind {
+    /// What whoever gets it may take it for.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Context => "application/octet-stream",
+            Self::Downloads => "application/zip",
+            Self::Logs => "application/json",
+        }
+    }
+}
+
 /// `POST /sessions/{id}/files`: where such a file is to be put. By the session's `filesToken`.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 pub struct FileRequest {

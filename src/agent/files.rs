@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use reqwest::header::CONTENT_LENGTH;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use reqwest::{Body, Client, StatusCode};
 
 use super::api::{Api, ApiError};
@@ -110,7 +110,9 @@ impl Files {
         let bytes = file.seek(SeekFrom::End(0))?;
         file.seek(SeekFrom::Start(0))?;
         let body = Body::from(tokio::fs::File::from_std(file));
-        let answer = self.0.put(url).header(CONTENT_LENGTH, bytes).body(body).send().await?;
+        // A bucket gives it back with what it is, as it was told here.
+        let request = self.0.put(url).header(CONTENT_LENGTH, bytes).header(CONTENT_TYPE, kind.content_type());
+        let answer = request.body(body).send().await?;
         if answer.status().is_success() { Ok(()) } else { Err(FilesError::Status(answer.status())) }
     }
 }

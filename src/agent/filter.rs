@@ -33,6 +33,7 @@ use serde_json::{Map, Value, json};
 
 use super::browser::Endpoint;
 use super::egress::Egress;
+use super::logs::Logs;
 
 /// JSON-RPC's, and Chrome's: the message could not be read.
 const NOT_JSON: i64 = -32_700;
@@ -65,11 +66,12 @@ pub struct Filter {
     egress: Egress,
 }
 
-/// The only way into a session's browser: where it listens, and what may be said to it there.
+/// The only way into a session's browser: where it listens, what may be said to it there, and where that is kept.
 #[derive(Debug, Clone)]
 pub struct Door {
     pub endpoint: Endpoint,
     pub filter: Arc<Filter>,
+    pub logs: Logs,
 }
 
 /// What must be looked at in a command.

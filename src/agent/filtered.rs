@@ -1,6 +1,6 @@
 //! Two sockets, a client's and its browser's, made one connection on which the client is listened to: whole messages
 //! go to the browser, or are answered in its place. What the browser says passes as it comes; only its frames'
-//! headers are followed, so that an answer can be put between two messages.
+//! headers are followed, so that an answer can be put between two messages, and each be heard ([`logs`](super::logs)).
 //!
 //! At most one message waits here in each connection, besides one buffer for either direction: nothing is read
 //! while something cannot be written.
@@ -15,6 +15,8 @@ use tokio::time::timeout;
 
 use super::filter::{Filter, Verdict};
 use super::frames::{self, Frames, Piece};
+use super::logs::{Ear, Speaker};
+use crate::clock::now_ms;
 use crate::splice::FrameCursor;
 use crate::upgrade::Leg;
 
@@ -38,12 +40,14 @@ enum Answer {
 ///
 /// # Errors
 /// When one of the sockets broke.
-pub async fn relay(client: &mut Leg, browser: &mut Leg, filter: &Filter) -> io::Result<()> {
+pub async fn relay(client: &mut Leg, browser: &mut Leg, filter: &Filter, ear: Ear) -> io::Result<()> {
     let (from_client, to_client) = client.stream.split();
     let (from_browser, to_browser) = browser.stream.split();
     let (answers, answered) = channel(ANSWERS);
-    let up = Up { from: from_client, to: to_browser, frames: Frames::default(), ready: Vec::new(), filter, answers };
-    let down = Down { from: from_browser, to: to_client, cursor: FrameCursor::default(), answered, answer: None };
+    let heard = Listener { cursor: FrameCursor::default(), ear: ear.clone() };
+    let up =
+        Up { from: from_client, to: to_browser, frames: Frames::default(), ready: Vec::new(), filter, ear, answers };
+    let down = Down { from: from_browser, to: to_client, heard, answered, answer: None };
     tokio::try_join!(up.run(&client.read_ahead), down.run(&browser.read_ahead))?;
     Ok(())
 }
@@ -55,6 +59,7 @@ struct Up<'a> {
     /// To be written.
     ready: Vec<u8>,
     filter: &'a Filter,
+    ear: Ear,
     answers: Sender<Answer>,
 }
 
@@ -77,18 +82,22 @@ impl Up<'_> {
             let (frame, closes) = match self.frames.next() {
                 Ok(None) => break,
                 Ok(Some(Piece::Control { frame, closes })) => (frame, closes),
-                Ok(Some(Piece::Message { frame, payload })) => match self.filter.judge_bytes(payload) {
-                    Verdict::Pass => (frame, false),
-                    Verdict::Rewrite(text) => {
-                        self.ready.extend(frames::for_browser(&text));
-                        continue;
+                Ok(Some(Piece::Message { frame, payload })) => {
+                    self.ear.hear(Speaker::Client, payload, now_ms());
+                    match self.filter.judge_bytes(payload) {
+                        Verdict::Pass => (frame, false),
+                        Verdict::Rewrite(text) => {
+                            self.ready.extend(frames::for_browser(&text));
+                            continue;
+                        }
+                        Verdict::Refuse(text) => {
+                            self.ear.hear(Speaker::Browser, text.as_bytes(), now_ms());
+                            // It is gone when the browser is; then nobody needs an answer.
+                            let _ = self.answers.send(Answer::Frame(frames::for_client(&text))).await;
+                            continue;
+                        }
                     }
-                    Verdict::Refuse(text) => {
-                        // It is gone when the browser is; then nobody needs an answer.
-                        let _ = self.answers.send(Answer::Frame(frames::for_client(&text))).await;
-                        continue;
-                    }
-                },
+                }
                 Err(violation) => {
                     let goodbye = frames::goodbye(&violation.close_frame());
                     flush(&mut self.to, &mut self.ready).await?;
@@ -125,11 +134,38 @@ async fn flush(to: &mut WriteHalf<'_>, ready: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
+/// Follows the browser's frames, and hears the messages in them.
+struct Listener {
+    cursor: FrameCursor,
+    ear: Ear,
+}
+
+impl Listener {
+    fn follow(&mut self, mut bytes: &[u8]) {
+        if self.ear.is_deaf() {
+            return self.cursor.follow(bytes);
+        }
+        let now_ms = now_ms();
+        while !bytes.is_empty() {
+            bytes = &bytes[self.follow_to_boundary(bytes, now_ms)..];
+        }
+    }
+
+    fn follow_to_boundary(&mut self, bytes: &[u8], now_ms: u64) -> usize {
+        let payload = self.cursor.follow_frame(bytes);
+        let end = payload.end;
+        if self.cursor.is_of_message() {
+            self.ear.hear_piece(&bytes[payload], self.cursor.is_between_messages(), now_ms);
+        }
+        end
+    }
+}
+
 struct Down<'a> {
     from: ReadHalf<'a>,
     to: WriteHalf<'a>,
     /// Follows what was written.
-    cursor: FrameCursor,
+    heard: Listener,
     answered: Receiver<Answer>,
     answer: Option<Answer>,
 }
@@ -139,7 +175,7 @@ impl Down<'_> {
         let mut buffer = vec![0; BUFFER];
         let mut goes_on = self.pass(read_ahead).await?;
         while goes_on {
-            let may_answer = self.answer.is_none() && self.cursor.is_between_messages();
+            let may_answer = self.answer.is_none() && self.heard.cursor.is_between_messages();
             goes_on = tokio::select! {
                 Some(answer) = self.answered.recv(), if may_answer => {
                     self.answer = Some(answer);
@@ -161,20 +197,20 @@ impl Down<'_> {
                 self.answer = self.answered.try_recv().ok();
             }
             if self.answer.is_none() {
-                self.cursor.follow(bytes);
+                self.heard.follow(bytes);
                 self.to.write_all(bytes).await?;
                 return Ok(true);
             }
             let mut end = 0;
-            while end < bytes.len() && !self.cursor.is_between_messages() {
-                end += self.cursor.follow_to_boundary(&bytes[end..]);
+            while end < bytes.len() && !self.heard.cursor.is_between_messages() {
+                end += self.heard.follow_to_boundary(&bytes[end..], now_ms());
             }
             self.to.write_all(&bytes[..end]).await?;
             bytes = &bytes[end..];
-            if !self.cursor.is_between_messages() {
+            if !self.heard.cursor.is_between_messages() {
                 return Ok(true);
             }
-            if self.cursor.has_closed() {
+            if self.heard.cursor.has_closed() {
                 self.answer = None;
                 continue;
             }

@@ -15,6 +15,7 @@ use super::flags::needs_full_browser;
 use super::gateway::Clients;
 use super::held::{Seat, Stop, silenced, stopped};
 use super::left::Left;
+use super::logs::Logs;
 use crate::browser_settings::BrowserSettings;
 use crate::causes::Causes;
 use crate::hex;
@@ -47,9 +48,10 @@ pub async fn live(agent: Arc<Agent>, claimed: ClaimedSession, mut seat: Seat, cl
             let (session, endpoint, home) =
                 (seat.session().clone(), browser.endpoint().clone(), browser.home().to_owned());
             let filter = Arc::new(Filter::new(home.clone(), browser.egress().clone()));
-            let door = Door { endpoint, filter };
-            let left =
-                Left::new(claimed.clone(), home, browser.downloads().clone(), agent.api.clone(), agent.files.clone());
+            let logs = Logs::of(&claimed.browser_settings);
+            let door = Door { endpoint, filter, logs: logs.clone() };
+            let downloads = browser.downloads().clone();
+            let left = Left::new(claimed.clone(), home, downloads, logs, agent.api.clone(), agent.files.clone());
             let left = Arc::new(left);
             let clients =
                 Clients::new(session.clone(), door.clone(), agent.api.clone(), agent.config.gateway_idle_beat);

@@ -17,6 +17,7 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::devtools::{self, DevtoolsError};
+use super::logs::Ear;
 use super::relay::{self, DIAL_TIMEOUT, MAX_VIEWERS, Route, Routes};
 use crate::error::ApiError;
 use crate::protocol::{CDP_SECRET_HEADER, Page, PageId, PagesResponse};
@@ -66,7 +67,8 @@ async fn watch_page(Known(route): Known, Query(wanted): Query<Wanted>, request: 
 /// `GET /sessions/{id}/drive?page=..`: all that a client of the whole browser may do, in one page.
 async fn drive_page(Known(route): Known, Query(wanted): Query<Wanted>, request: Request) -> Result<Response, ApiError> {
     open(route, wanted, request, |client, page, route| async move {
-        relay::relay(client, page, &route.door.filter, route.open).await;
+        // Who watches is not a client of the session: what is done by hand is in no log.
+        relay::relay(client, page, &route.door.filter, Ear::deaf(), route.open).await;
     })
     .await
 }

@@ -31,6 +31,7 @@ mod join;
 mod left;
 mod life;
 mod live;
+mod logs;
 mod pack;
 mod profile;
 mod relay;

@@ -22,6 +22,7 @@ use super::filtered;
 use super::gateway::{self, Clients};
 use super::left::{self, Left};
 use super::live;
+use super::logs::Ear;
 use crate::error::ApiError;
 use crate::ids::SessionId;
 use crate::native::{self, ServeOptions};
@@ -117,7 +118,7 @@ async fn connect(
     mut request: Request,
 ) -> Result<Response, ApiError> {
     let secret = request.headers().get(CDP_SECRET_HEADER).map_or(&b""[..], HeaderValue::as_bytes);
-    let Route { door: Door { endpoint, filter }, open, .. } =
+    let Route { door: Door { endpoint, filter, logs }, open, .. } =
         routes.find(&session, secret).ok_or_else(ApiError::session_not_found)?;
     let upgrade = match Upgrade::from_request(&mut request) {
         Ok(upgrade) => upgrade,
@@ -131,16 +132,16 @@ async fn connect(
     tokio::spawn(async move {
         // Whoever hung up before the answer needs no relay.
         if let Ok(client) = client.await {
-            relay(client, chrome, &filter, open).await;
+            relay(client, chrome, &filter, logs.listen(), open).await;
         }
     });
     Ok(response)
 }
 
 /// Relays until both sides have ended, or the session has: then Chrome's last words may still be delivered.
-pub async fn relay(mut client: Leg, mut chrome: Leg, filter: &Filter, mut open: watch::Receiver<()>) {
+pub async fn relay(mut client: Leg, mut chrome: Leg, filter: &Filter, ear: Ear, mut open: watch::Receiver<()>) {
     keep_alive(&client);
-    let relayed = filtered::relay(&mut client, &mut chrome, filter);
+    let relayed = filtered::relay(&mut client, &mut chrome, filter, ear);
     tokio::pin!(relayed);
     tokio::select! {
         // A socket that broke is a socket that ended.
@@ -163,11 +164,13 @@ mod tests {
     use crate::agent::api::Api;
     use crate::agent::browser::Endpoint;
     use crate::agent::egress::Egress;
+    use crate::agent::logs::Logs;
 
     fn open(routes: &Routes, session: &SessionId, secret: &str) -> Open {
         let endpoint = Endpoint { port: 1, path: "/devtools/browser/x".into() };
         let api = Api::new("http://127.0.0.1:1", "token").expect("it can be sent");
-        let door = Door { endpoint, filter: Arc::new(Filter::new("/nowhere".into(), Egress::closed())) };
+        let filter = Arc::new(Filter::new("/nowhere".into(), Egress::closed()));
+        let door = Door { endpoint, filter, logs: Logs::default() };
         let clients = Clients::new(session.clone(), door.clone(), api, gateway::IDLE_BEAT);
         routes.open(session.clone(), secret.into(), door, clients, Arc::new(Left::nothing()))
     }

@@ -36,7 +36,7 @@ pub async fn address_file(
             contexts::profile(owner, context)
         }
         FileKind::Downloads => downloads(&id, owner),
-        FileKind::Logs => ObjectName::new(Kind::Logs, owner, &format!("{id}.json")),
+        FileKind::Logs => logs(&id, owner),
     };
     let until_ms = now_ms() + ADDRESS_SECONDS * 1_000;
     let url = objects::address(&app, &app.addresses.api_endpoint, &name, Use::Write, until_ms).await?;
@@ -46,4 +46,9 @@ pub async fn address_file(
 /// What a session has downloaded.
 pub fn downloads(session: &SessionId, owner: &Owner) -> ObjectName {
     ObjectName::new(Kind::Downloads, owner, &format!("{session}.zip"))
+}
+
+/// Its log.
+pub fn logs(session: &SessionId, owner: &Owner) -> ObjectName {
+    ObjectName::new(Kind::Logs, owner, &format!("{session}.json"))
 }

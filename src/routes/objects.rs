@@ -55,7 +55,11 @@ impl From<StorageError> for ApiError {
 pub async fn read_object(State(app): State<App>, Path(token): Path<String>) -> Result<Response, ApiError> {
     let name = opened(&app, &token, Use::Read).await?;
     let file = app.storage.read(&name).await?.ok_or_else(|| ApiError::not_found("object_not_found", "no such file"))?;
-    let of_type = if name.as_str().ends_with(".zip") { "application/zip" } else { "application/octet-stream" };
+    let of_type = match name.as_str().rsplit('.').next() {
+        Some("zip") => "application/zip",
+        Some("json") => "application/json",
+        _ => "application/octet-stream",
+    };
     let headers = [(CONTENT_TYPE, of_type.to_owned()), (CONTENT_LENGTH, file.bytes.to_string())];
     Ok((headers, Body::from_stream(file.content)).into_response())
 }

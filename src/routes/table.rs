@@ -130,6 +130,11 @@ impl Operation {
         self.and(|draft| draft.form())
     }
 
+    /// An answer that the handler writes by itself.
+    pub fn answers_json<T: JsonSchema>(self, status: u16) -> Self {
+        self.and(move |draft| draft.answer_json::<T>(status))
+    }
+
     /// An answer that is not JSON, by its content type; none for an answer without a body.
     pub fn answers(self, status: u16, content_type: Option<&'static str>) -> Self {
         self.and(move |draft| draft.answer(status, content_type.map(|kind| (kind, serde_json::json!({})))))

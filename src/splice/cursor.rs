@@ -1,6 +1,8 @@
 //! Where a stream of WebSocket frames stands (RFC 6455, section 5.2). It follows frame headers and skips
 //! payloads, whatever is in them; that the frames make sense is the business of those who exchange them.
 
+use std::ops::Range;
+
 const CLOSE: u8 = 0x8;
 /// Two bytes, eight of a long length, four of a mask.
 const MAX_HEADER: usize = 14;
@@ -34,6 +36,11 @@ impl FrameCursor {
         self.closed
     }
 
+    /// Whether the frame that was begun last is a part of a message, and not about the connection.
+    pub fn is_of_message(&self) -> bool {
+        self.opcode < CLOSE
+    }
+
     pub fn follow(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             bytes = &bytes[self.follow_to_boundary(bytes)..];
@@ -43,11 +50,16 @@ impl FrameCursor {
     /// Follows the bytes to the end of the frame they belong to, or to their own end. Tells how many that
     /// are. Between two frames this is one whole frame, if it is there.
     pub fn follow_to_boundary(&mut self, bytes: &[u8]) -> usize {
+        self.follow_frame(bytes).end
+    }
+
+    /// The same, and tells where among them the frame's payload is.
+    pub fn follow_frame(&mut self, bytes: &[u8]) -> Range<usize> {
         let mut at = 0;
         if self.payload_left == 0 {
             // Read into place byte by byte: nearly all headers here are two to eight bytes long.
             loop {
-                let Some(&byte) = bytes.get(at) else { return at };
+                let Some(&byte) = bytes.get(at) else { return at..at };
                 self.header[usize::from(self.header_len)] = byte;
                 self.header_len += 1;
                 at += 1;
@@ -62,7 +74,7 @@ impl FrameCursor {
         if self.payload_left == 0 && self.opcode == CLOSE {
             self.closed = true;
         }
-        at + skipped
+        at..at + skipped
     }
 
     fn begin_frame(&mut self) {

@@ -45,10 +45,12 @@ pub struct Script {
     pub deliveries: Deliveries,
     /// Whether there is nowhere to put files.
     pub no_storage: bool,
-    /// How often the address of a file was asked for, and how often when the last end was reported.
-    pub addresses: usize,
+    /// What the storage fails to take.
+    pub not_taken: Option<FileKind>,
+    /// Of which files the address was asked for, and how often when the last end was reported.
+    pub addresses: Vec<FileKind>,
     pub addresses_before_end: usize,
-    /// The next that is put to such an address waits for this.
+    /// The next downloads that are put to such an address wait for this.
     pub storage_waits_for: Option<oneshot::Receiver<()>>,
     /// What was put to such an address.
     pub stored: Vec<(SessionId, FileKind, Vec<u8>)>,
@@ -147,12 +149,14 @@ impl ControlPlane {
         self.until("the session's end was not reported", find, |script| script.ready.len()).await
     }
 
-    /// The last of a session's files that was stored.
-    pub async fn stored(&self, session: &SessionId) -> Vec<u8> {
+    /// The last of a session's files of that kind that was stored.
+    pub async fn stored(&self, session: &SessionId, wanted: FileKind) -> Vec<u8> {
         let find = |script: &Script| {
-            script.stored.iter().rfind(|(id, _, _)| id == session).map(|(_, _, content)| content.clone())
+            let mut stored = script.stored.iter();
+            let found = stored.rfind(|(id, kind, _)| (id, *kind) == (session, wanted));
+            found.map(|(_, _, content)| content.clone())
         };
-        self.until("nothing was stored", find, |script| script.addresses).await
+        self.until("nothing was stored", find, |script| script.addresses.clone()).await
     }
 
     pub async fn claim_where(&self, what: &str, wanted: impl Fn(&ClaimRequest) -> bool) -> ClaimRequest {
@@ -278,7 +282,7 @@ async fn ended(
     plane.now(|script| {
         script.held.retain(|held| held.session_id != session || held.lease != report.lease);
         script.ended.push((session, report));
-        script.addresses_before_end = script.addresses;
+        script.addresses_before_end = script.addresses.len();
     });
     Ok(Json(ReportResponse { success: true }))
 }
@@ -293,14 +297,18 @@ async fn address_file(
         return Err(refusal(StatusCode::UNAUTHORIZED));
     }
     let none = plane.now(|script| {
-        script.addresses += 1;
+        script.addresses.push(request.kind);
         script.no_storage
     });
     if none {
         return Err(refusal(StatusCode::NOT_IMPLEMENTED));
     }
-    let FileKind::Downloads = request.kind else { return Err(refusal(StatusCode::BAD_REQUEST)) };
-    let url = format!("{}/storage/{session}/downloads", plane.endpoint);
+    let kind = match request.kind {
+        FileKind::Downloads => "downloads",
+        FileKind::Logs => "logs",
+        FileKind::Context => return Err(refusal(StatusCode::BAD_REQUEST)),
+    };
+    let url = format!("{}/storage/{session}/{kind}", plane.endpoint);
     Ok(Json(FileResponse { url, expires_in_seconds: 60 }))
 }
 
@@ -311,11 +319,17 @@ async fn store(
     headers: HeaderMap,
     content: Bytes,
 ) -> StatusCode {
-    if headers.contains_key("authorization") || !headers.contains_key("content-length") {
+    let is_its_type = headers.get("content-type").is_some_and(|value| value == kind.content_type());
+    if headers.contains_key("authorization") || !headers.contains_key("content-length") || !is_its_type {
         return StatusCode::BAD_REQUEST;
     }
-    if let Some(let_through) = plane.now(|script| script.storage_waits_for.take()) {
+    if kind == FileKind::Downloads
+        && let Some(let_through) = plane.now(|script| script.storage_waits_for.take())
+    {
         let _ = let_through.await;
+    }
+    if plane.now(|script| script.not_taken == Some(kind)) {
+        return StatusCode::INTERNAL_SERVER_ERROR;
     }
     plane.now(|script| script.stored.push((session, kind, content.into())));
     StatusCode::OK

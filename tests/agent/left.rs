@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use wallcrawler::ids::SessionId;
-use wallcrawler::protocol::{CDP_SECRET_HEADER, ClaimRequest, ContainerPhase};
+use wallcrawler::protocol::{CDP_SECRET_HEADER, ClaimRequest, ContainerPhase, FileKind};
 use wallcrawler::session::EndReason;
 use zip::ZipArchive;
 
@@ -79,7 +79,7 @@ async fn left_by(
     allow(&mut cdp, how).await;
     let content = download(&mut cdp, "numbers.csv", LARGE).await;
     end(&plane, &mut container, &session, &mut cdp).await;
-    assert_eq!(unpack(plane.stored(&session).await), only("numbers.csv", &content));
+    assert_eq!(unpack(plane.stored(&session, FileKind::Downloads).await), only("numbers.csv", &content));
     cdp.closed().await;
     container.done_or_stop().await;
 }
@@ -109,12 +109,12 @@ async fn a_container_that_is_stopped_stores_what_its_sessions_have_downloaded_an
         container.ask_to_stop();
         assert_eq!(plane.ended(session).await.reason, EndReason::ContainerLost);
         let taken = |script: &Script| script.storage_waits_for.is_none().then_some(());
-        plane.until("nothing is being stored", taken, |script| script.addresses).await;
+        plane.until("nothing is being stored", taken, |script| script.addresses.clone()).await;
         plane.now(|script| script.claims.clear());
         let drains = |claim: &ClaimRequest| claim.phase == ContainerPhase::Draining;
         let claim = plane.claim_where("it does not stay", drains).await;
         assert_eq!(claim.current_sessions, 1);
-        assert_eq!(plane.now(|script| script.stored.len()), 0);
+        assert!(!plane.now(|script| script.stored.iter().any(|(_, kind, _)| *kind == FileKind::Downloads)));
         let_through.send(()).expect("it waits");
     })
     .await;
@@ -159,7 +159,7 @@ async fn what_a_killed_browser_was_still_downloading_is_not_kept() {
     })
     .await;
     kill(container.browser());
-    assert_eq!(unpack(plane.stored(&session).await), only("whole.txt", &content));
+    assert_eq!(unpack(plane.stored(&session, FileKind::Downloads).await), only("whole.txt", &content));
     container.stop().await;
 }
 
@@ -180,7 +180,7 @@ async fn store_now(plane: &ControlPlane, session: &SessionId, secret: &str) -> (
 async fn while_it_runs_a_session_stores_what_is_there_when_it_is_asked_and_only_what_is_new() {
     let plane = ControlPlane::start().await;
     let container = Container::start(config(&plane));
-    let session = plane.hand_out(json!({}), 1, HOUR);
+    let session = plane.hand_out(json!({"logSession": false}), 1, HOUR);
     let secret = plane.ready(&session, 1).await.cdp_secret;
     let mut cdp = connect(&plane, &session, 1).await;
     let (status, answer) = store_now(&plane, &session, &secret).await;
@@ -194,7 +194,7 @@ async fn while_it_runs_a_session_stores_what_is_there_when_it_is_asked_and_only_
         }
     }
     let all = BTreeMap::from([("same.txt".to_owned(), vec!["first".to_owned(), "second".to_owned()])]);
-    assert_eq!(unpack(plane.stored(&session).await), all);
+    assert_eq!(unpack(plane.stored(&session, FileKind::Downloads).await), all);
     assert_eq!(plane.now(|script| script.stored.len()), 2, "asked four times");
     let (status, _) = store_now(&plane, &session, "not-the-secret").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
@@ -205,7 +205,7 @@ async fn while_it_runs_a_session_stores_what_is_there_when_it_is_asked_and_only_
     plane.now(|script| script.end.push(session.clone()));
     cdp.closed().await;
     container.stop().await;
-    assert_eq!(plane.now(|script| (script.stored.len(), script.addresses)), (2, 2));
+    assert_eq!(plane.now(|script| (script.stored.len(), script.addresses.len())), (2, 2));
 }
 
 /// Taken out: that 501 is told apart, so that whoever asks might have asked again; that nothing is asked for twice.
@@ -220,11 +220,14 @@ async fn where_there_is_no_storage_nothing_is_kept_and_nobody_is_asked_twice() {
     allow(&mut cdp, BEHAVIORS[0]).await;
     download(&mut cdp, "lost.txt", "'lost'").await;
     assert_eq!(store_now(&plane, &session, &secret).await.0, StatusCode::NOT_IMPLEMENTED);
-    assert_eq!(plane.now(|script| script.addresses), 1);
+    assert_eq!(plane.now(|script| script.addresses.len()), 1);
     cdp.send("Browser.close").await;
     plane.ended(&session).await;
     container.stop().await;
-    assert_eq!(plane.now(|script| (script.addresses, script.stored.len())), (2, 0), "once more, at the end");
+    let mut addresses = plane.now(|script| script.addresses.clone());
+    addresses.sort_by_key(|kind| *kind as u8);
+    assert_eq!(addresses, [FileKind::Downloads, FileKind::Downloads, FileKind::Logs], "once more, at the end");
+    assert_eq!(plane.now(|script| script.stored.len()), 0);
 }
 
 /// Who waits for the end of a session does not wait for what it leaves. Taken out: the order of the two.
@@ -237,7 +240,7 @@ async fn an_end_is_reported_before_anything_is_stored() {
     allow(&mut cdp, BEHAVIORS[0]).await;
     download(&mut cdp, "numbers.csv", LARGE).await;
     cdp.send("Browser.close").await;
-    plane.stored(&session).await;
+    plane.stored(&session, FileKind::Downloads).await;
     assert_eq!(plane.now(|script| (script.ended.len(), script.addresses_before_end)), (1, 0));
     container.stop().await;
 }

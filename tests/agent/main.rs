@@ -15,6 +15,7 @@ mod gateway_limits;
 mod isolation;
 mod left;
 mod live;
+mod logs;
 mod proxies;
 mod upstreams;
 

@@ -46,6 +46,7 @@ def sessions(bb):
     assert "/tmp/.uploads/data.txt" in uploaded.message, uploaded
     with zipfile.ZipFile(io.BytesIO(bb.sessions.downloads.list(created.id).read())) as downloads:
         assert downloads.namelist() == []
+    assert bb.sessions.logs.list(created.id) == []
     for _ in range(2):
         released = bb.sessions.update(created.id, status="REQUEST_RELEASE", project_id=created.project_id)
         assert released.status == "COMPLETED" and released.ended_at is not None
@@ -98,7 +99,7 @@ def refusals(bb):
     fails(browserbase.NotFoundError, lambda: bb.sessions.retrieve("nothing"))
     fails(browserbase.AuthenticationError, lambda: bb.with_options(api_key="no key").sessions.list())
     started = time.monotonic()
-    error = fails(browserbase.InternalServerError, lambda: bb.sessions.logs.list("any"))
+    error = fails(browserbase.InternalServerError, lambda: bb.sessions.replays.retrieve("any"))
     assert (error.status_code, error.body["code"]) == (501, "not_available"), error
     assert time.monotonic() - started < 0.45, "it was repeated"
 

@@ -78,7 +78,7 @@ test("a mistake names its field, and what is not there is said once", async () =
   });
   await assert.rejects(bb.sessions.create({ proxies: true }), /400 proxies: this service has no proxies/);
   const started = Date.now();
-  for (const call of [() => bb.sessions.logs.list("any")]) {
+  for (const call of [() => bb.sessions.replays.retrieve("any")]) {
     await assert.rejects(call, (error) => {
       assert.equal(error.status, 501, String(error));
       assert.equal(error.error.code, "not_available");

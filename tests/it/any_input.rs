@@ -42,7 +42,7 @@ impl Random {
 }
 
 /// The routing table, with `{id}` where an id goes.
-const ROUTES: [(&str, &str); 28] = [
+const ROUTES: [(&str, &str); 29] = [
     ("POST", "/sessions"),
     ("GET", "/sessions"),
     ("GET", "/sessions/{id}"),
@@ -65,6 +65,7 @@ const ROUTES: [(&str, &str); 28] = [
     ("GET", "/v1/sessions/{id}/debug"),
     ("GET", "/v1/sessions/{id}/downloads"),
     ("DELETE", "/v1/sessions/{id}/downloads"),
+    ("GET", "/v1/sessions/{id}/logs"),
     ("POST", "/v1/sessions/{id}/uploads"),
     ("POST", "/v1/extensions"),
     ("GET", "/v1/extensions/{id}"),

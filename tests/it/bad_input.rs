@@ -53,6 +53,7 @@ async fn a_create_that_cannot_be_honoured_names_the_field() {
             (json!({"browserSettings": {"args": ["--no-sandbox"]}}), "browserSettings.args[0]"),
             (json!({"browserSettings": {"args": ["--lang=de", "hunter2"]}}), "browserSettings.args[1]"),
             (json!({"browserSettings": {"proxy": {"server": "hunter2"}}}), "browserSettings.proxy.server"),
+            (json!({"browserSettings": {"logSession": "false"}}), "browserSettings.logSession"),
             (json!({"browserSettings": {"note": "x".repeat(70_000)}}), "browserSettings"),
         ] {
             let answer = client.post("/sessions", &body).await;

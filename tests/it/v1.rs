@@ -3,6 +3,7 @@
 mod contexts;
 mod extensions;
 mod files;
+mod logs;
 mod repeats;
 
 use axum::http::StatusCode;
@@ -377,7 +378,7 @@ async fn what_is_not_there_says_so_once_and_what_never_was_is_404() {
     let world = World::new(&[]).await;
     let client = world.client("key-one");
     let session = create(&world, &json!({})).await;
-    let mut paths: Vec<String> = ["logs", "recording", "recording/downloads", "replays", "replays/0"]
+    let mut paths: Vec<String> = ["recording", "recording/downloads", "replays", "replays/0"]
         .map(|what| format!("/v1/sessions/{}/{what}", id(&session)))
         .into();
     paths.extend(["fetch", "search", "agents/runs"].map(|what| format!("/v1/{what}")));

@@ -1,12 +1,16 @@
+use proptest::prelude::*;
+use serde_json::Map;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::agent::egress::Egress;
+use crate::agent::logs::Logs;
 
 struct Scene {
     client: TcpStream,
     browser: TcpStream,
+    logs: Logs,
     relay: JoinHandle<io::Result<()>>,
 }
 
@@ -21,11 +25,12 @@ async fn scene(client_said: &[u8], browser_said: &[u8]) -> Scene {
     let ((client, near), (browser, far)) = (pair().await, pair().await);
     let mut near = Leg { stream: near, read_ahead: client_said.to_vec().into() };
     let mut far = Leg { stream: far, read_ahead: browser_said.to_vec().into() };
-    let relay =
-        tokio::spawn(
-            async move { relay(&mut near, &mut far, &Filter::new("/nowhere".into(), Egress::closed())).await },
-        );
-    Scene { client, browser, relay }
+    let logs = Logs::of(&Map::new());
+    let ear = logs.listen();
+    let relay = tokio::spawn(async move {
+        relay(&mut near, &mut far, &Filter::new("/nowhere".into(), Egress::closed()), ear).await
+    });
+    Scene { client, browser, logs, relay }
 }
 
 async fn read(stream: &mut TcpStream, length: usize) -> Vec<u8> {
@@ -43,11 +48,15 @@ async fn rest(stream: &mut TcpStream) -> Vec<u8> {
 const HARMLESS: &str = r#"{"id":1,"method":"Runtime.enable"}"#;
 const FILE: &str = r#"{"id":2,"method":"Page.navigate","params":{"url":"file:///"}}"#;
 
-fn answer() -> Vec<u8> {
+fn refusal() -> String {
     match Filter::new("/nowhere".into(), Egress::closed()).judge(FILE) {
-        Verdict::Refuse(answer) => frames::for_client(&answer),
+        Verdict::Refuse(answer) => answer,
         other => panic!("{other:?}"),
     }
+}
+
+fn answer() -> Vec<u8> {
+    frames::for_client(&refusal())
 }
 
 #[tokio::test]
@@ -143,4 +152,85 @@ async fn a_client_that_does_not_read_its_refusals_is_not_read_either() {
     };
     let answer = frames::for_client(&answer);
     assert_eq!(read(&mut scene.client, answer.len()).await, answer);
+}
+
+/// A browser's message in frames, with what is about the connection between them.
+fn in_frames(message: &[u8], cuts: &[usize]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let (mut at, mut cuts) = (0, cuts.iter());
+    loop {
+        let end = cuts.next().map_or(message.len(), |cut| (at + cut).min(message.len()));
+        let (opcode, is_last) = (if at == 0 { 1 } else { 0 }, end == message.len());
+        bytes.push(if is_last { 0x80 } else { 0 } | opcode);
+        match end - at {
+            short @ ..=125 => bytes.push(short as u8),
+            medium @ ..=0xffff => bytes.extend([&[126][..], &(medium as u16).to_be_bytes()].concat()),
+            long => bytes.extend([&[127][..], &(long as u64).to_be_bytes()].concat()),
+        }
+        bytes.extend_from_slice(&message[at..end]);
+        if is_last {
+            return bytes;
+        }
+        bytes.extend(b"\x89\x04ping\x8a\x00");
+        at = end;
+    }
+}
+
+proptest! {
+    /// Taken out: that pings are no messages; that a message may come in several frames; its first pieces; what is kept of
+    /// pieces beyond the head.
+    #[test]
+    fn whole_messages_are_heard_wherever_reads_end_and_however_they_are_fragmented(
+        messages in prop::collection::vec((1usize..30_000, prop::collection::vec(1usize..9_000, 0..4)), 1..5),
+        reads in prop::collection::vec(prop_oneof![1usize..8, 1usize..3_000, 1usize..70_000], 1..20),
+    ) {
+        let messages: Vec<(Vec<u8>, Vec<usize>)> = messages
+            .into_iter()
+            .enumerate()
+            .map(|(n, (length, cuts))| ((0..length).map(|at| (at * 31 / 7 + n) as u8).collect(), cuts))
+            .collect();
+        let bytes: Vec<u8> = messages.iter().flat_map(|(message, cuts)| in_frames(message, cuts)).collect();
+        let logs = Logs::of(&Map::new());
+        let mut listener = Listener { cursor: FrameCursor::default(), ear: logs.listen() };
+        let mut rest = &bytes[..];
+        for read in reads.iter().cycle() {
+            let (now, later) = rest.split_at((*read).min(rest.len()));
+            listener.follow(now);
+            rest = later;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        let expected: Vec<_> = messages
+            .into_iter()
+            .map(|(message, _)| match message.len() {
+                ..=8192 => (Speaker::Browser, message.len(), message, Vec::new()),
+                length => (Speaker::Browser, length, message[..7168].to_vec(), message[length - 1024..].to_vec()),
+            })
+            .collect();
+        prop_assert!(logs.heard() == expected, "something else was heard");
+    }
+}
+
+/// Taken out: each of the three.
+#[tokio::test]
+async fn what_both_sides_say_is_heard_as_they_said_it_and_so_is_what_is_answered_in_the_browsers_place() {
+    const REWRITTEN: &str = r#"{"id":3, "method":"Page.navigate","params":{"url":"data:,"}}"#;
+    let mut scene = scene(b"", b"").await;
+    let said = [HARMLESS, FILE, REWRITTEN].map(frames::for_browser).concat();
+    scene.client.write_all(&said).await.expect("sent");
+    assert_eq!(read(&mut scene.client, answer().len()).await, answer());
+    let passed = [HARMLESS, &REWRITTEN.replace(' ', "")].map(frames::for_browser).concat();
+    assert_eq!(read(&mut scene.browser, passed.len()).await, passed);
+    scene.browser.write_all(b"\x81\x02{}").await.expect("sent");
+    assert_eq!(read(&mut scene.client, 4).await, b"\x81\x02{}");
+    let heard: Vec<_> = scene.logs.heard().into_iter().map(|(by, _, head, _)| (by, head)).collect();
+    let expected = [
+        (Speaker::Client, HARMLESS.into()),
+        (Speaker::Client, FILE.into()),
+        (Speaker::Browser, refusal().into()),
+        (Speaker::Client, REWRITTEN.into()),
+        (Speaker::Browser, b"{}".to_vec()),
+    ];
+    assert_eq!(heard, expected);
 }

@@ -18,6 +18,7 @@ use super::resequencer::Resequencer;
 use super::{Clients, Dialled};
 use crate::agent::devtools::{self, Socket};
 use crate::agent::filter::{Filter, Verdict};
+use crate::agent::logs::{Ear, Speaker};
 use crate::agent::relay::LAST_WORDS;
 use crate::clock;
 use crate::ids::ConnectionId;
@@ -57,10 +58,12 @@ impl Carrier {
         let (own_commands, commands) = mpsc::unbounded_channel();
         let (outbox, delivery) = outbox();
         let (refusals, refused) = mpsc::channel(REFUSALS);
-        let filtered = ToBrowser { sink, filter: &clients.0.door.filter, refusals };
+        let ear = clients.0.door.logs.listen();
+        let filtered = ToBrowser { sink, filter: &clients.0.door.filter, ear: ear.clone(), refusals };
         let to_browser = to_browser(filtered, inbound, commands, gone.clone());
         let from_browser = FromBrowser {
             outbox,
+            ear,
             refused,
             own_commands,
             next_own: OWN_COMMANDS,
@@ -145,16 +148,19 @@ async fn to_browser(
 struct ToBrowser<'a> {
     sink: SplitSink<Socket, Message>,
     filter: &'a Filter,
+    ear: Ear,
     refusals: mpsc::Sender<String>,
 }
 
 impl ToBrowser<'_> {
     async fn say(&mut self, messages: Vec<String>) -> Result<(), tokio_tungstenite::tungstenite::Error> {
         for message in messages {
+            self.ear.hear(Speaker::Client, message.as_bytes(), clock::now_ms());
             let message = match self.filter.judge(&message) {
                 Verdict::Pass => message,
                 Verdict::Rewrite(anew) => anew,
                 Verdict::Refuse(answer) => {
+                    self.ear.hear(Speaker::Browser, answer.as_bytes(), clock::now_ms());
                     // With Chrome's end of the socket its reader has ended too; nobody waits for an answer then.
                     let _ = self.refusals.send(answer).await;
                     continue;
@@ -168,6 +174,7 @@ impl ToBrowser<'_> {
 
 struct FromBrowser {
     outbox: Outbox,
+    ear: Ear,
     /// Answers to commands that Chrome has not got.
     refused: mpsc::Receiver<String>,
     own_commands: mpsc::UnboundedSender<String>,
@@ -202,6 +209,7 @@ impl FromBrowser {
             if self.gone.is_cancelled() || self.is_own_answer(&text) {
                 continue;
             }
+            self.ear.hear(Speaker::Browser, text.as_bytes(), clock::now_ms());
             if let Some(text) = self.fitted(&text) {
                 self.queue(text).await;
             }

@@ -5,6 +5,8 @@ mod contexts;
 mod debug;
 mod downloads;
 mod extensions;
+mod left;
+mod logs;
 mod parameters;
 mod projects;
 mod query;
@@ -20,10 +22,10 @@ use super::body;
 use super::table::{Operation, Table, delete, get, patch, post, put};
 use crate::auth::Caller;
 use crate::error::ApiError;
+use crate::session_log::SessionLog;
 
 /// What the API has besides, and this service does not: where, by which methods, and what it is.
-const NOT_AVAILABLE: [(&str, &str, &str); 34] = [
-    ("/sessions/{id}/logs", "get", "session logs"),
+const NOT_AVAILABLE: [(&str, &str, &str); 33] = [
     ("/sessions/{id}/recording", "get", "session recording"),
     ("/sessions/{id}/recording/downloads", "get post", "session recording"),
     ("/sessions/{id}/replays", "get", "session replay"),
@@ -80,6 +82,10 @@ pub fn table() -> Table {
             get(downloads::get_downloads, "A zip of what the session's browser has downloaded, or where it is")
                 .answers(200, Some("application/zip")).answers(302, None).refuses(&[409, 410, 501, 503, 504]),
             delete(downloads::delete_downloads, "Forgets what it has downloaded").answers(204, None).refuses(&[501, 503]),
+        ])
+        .route("/sessions/{id}/logs", [
+            get(logs::get_logs, "What the session's clients and its browser have said to each other, or where it is")
+                .answers_json::<Vec<SessionLog<'_>>>(200).answers(302, None).refuses(&[501, 503]),
         ])
         .route("/sessions/{id}/uploads", [
             post(uploads::create_upload, "Gives the session's browser a file: as the part `file` of a form")

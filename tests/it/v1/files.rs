@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Path};
 use axum::http::{HeaderMap, StatusCode};
-use axum::routing::{post, put};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -28,15 +28,17 @@ const EMPTY_ZIP: &[u8] = b"PK\x05\x06\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 const DAY_MS: u64 = 86_400_000;
 
 #[derive(Default)]
-struct Script {
+pub struct Script {
     /// How many files a session is said to have downloaded.
     files: Option<usize>,
+    /// What is said of its log.
+    pub log: Option<Value>,
     forgotten: usize,
     given: BTreeMap<String, Bytes>,
 }
 
 /// A container that has as many downloads as it is told, and takes what it is given.
-struct Container {
+pub struct Container {
     address: String,
     script: Arc<Mutex<Script>>,
     serving: JoinHandle<()>,
@@ -54,8 +56,9 @@ fn check(headers: &HeaderMap) -> Result<(), StatusCode> {
 }
 
 impl Container {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let script = Arc::<Mutex<Script>>::default();
+        let reads = Arc::clone(&script);
         let (stores, forgets, takes) = (Arc::clone(&script), Arc::clone(&script), Arc::clone(&script));
         let store = async move |headers: HeaderMap| {
             check(&headers)?;
@@ -75,7 +78,12 @@ impl Container {
             takes.lock().expect("not poisoned").given.insert(name, content);
             Ok(StatusCode::NO_CONTENT)
         };
+        let read = async move |headers: HeaderMap| {
+            check(&headers)?;
+            reads.lock().expect("not poisoned").log.clone().map(Json).ok_or(StatusCode::BAD_GATEWAY)
+        };
         let router = Router::new()
+            .route("/sessions/{id}/logs", get(read))
             .route("/sessions/{id}/downloads", post(store).delete(forget))
             .route("/sessions/{id}/uploads/{name}", put(take).layer(DefaultBodyLimit::disable()));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -86,12 +94,12 @@ impl Container {
         Self { address, script, serving }
     }
 
-    fn now<T>(&self, change: impl FnOnce(&mut Script) -> T) -> T {
+    pub fn now<T>(&self, change: impl FnOnce(&mut Script) -> T) -> T {
         change(&mut self.script.lock().expect("not poisoned"))
     }
 
     /// Takes a session, and has a browser for it.
-    async fn serve(&self, world: &World, id: &str) {
+    pub async fn serve(&self, world: &World, id: &str) {
         let claim = json!({
             "containerId": "ctr-a", "currentSessions": 0, "maxSessions": 9, "sessionIds": [], "address": self.address,
         });
@@ -105,10 +113,15 @@ impl Container {
 async fn session(world: &World) -> (String, ObjectName) {
     let created = super::create(world, &json!({})).await;
     let id = super::id(&created).to_owned();
+    let name = file(world, &id, Kind::Downloads, "zip").await;
+    (id, name)
+}
+
+/// Where what a session of the first key leaves is kept.
+pub async fn file(world: &World, id: &str, kind: Kind, ending: &str) -> ObjectName {
     let user = world.client("key-one").get(&format!("/sessions/{id}")).await.body["userId"].clone();
     let owner = Owner::User(user.as_str().expect("a user").parse().expect("an id"));
-    let name = ObjectName::new(Kind::Downloads, &owner, &format!("{id}.zip"));
-    (id, name)
+    ObjectName::new(kind, &owner, &format!("{id}.{ending}"))
 }
 
 async fn downloads(world: &World, key: &str, id: &str) -> RawAnswer {
@@ -119,15 +132,19 @@ fn is_empty_zip(answer: &RawAnswer) -> bool {
     answer.status == StatusCode::OK && answer.headers["content-type"] == "application/zip" && answer.bytes == EMPTY_ZIP
 }
 
-/// What is at the address that an answer leads to, for somebody who shows no key there.
 async fn followed(world: &World, answer: &RawAnswer) -> Vec<u8> {
+    led_to(world, answer, "application/zip").await
+}
+
+/// What is at the address that an answer leads to, for somebody who shows no key there.
+pub async fn led_to(world: &World, answer: &RawAnswer, kind: &str) -> Vec<u8> {
     assert_eq!(answer.status, StatusCode::FOUND);
     assert_eq!(answer.headers["cache-control"], "no-store");
     let location = answer.headers["location"].to_str().expect("an address");
     let path = location.strip_prefix("http://localhost").expect("as the client reached us");
     let found = world.client("").raw("GET", path, Body::empty()).await;
     assert_eq!(found.status, StatusCode::OK);
-    assert_eq!(found.headers["content-type"], "application/zip");
+    assert_eq!(found.headers["content-type"], kind);
     found.bytes.to_vec()
 }
 
@@ -200,6 +217,17 @@ async fn a_session_that_has_left_nothing_is_waited_for_a_while_and_only_right_af
     let asked = Instant::now();
     assert!(is_empty_zip(&downloads(&world, "key-one", &id).await), "it is known by now");
     assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+}
+
+/// Taken out: that it is asked whether a container ever had it.
+#[tokio::test]
+async fn a_session_that_never_had_a_browser_is_not_waited_for() {
+    let world = World::new(&[]).await;
+    let (id, _) = session(&world).await;
+    world.client("key-one").delete(&format!("/sessions/{id}")).await;
+    let asked = Instant::now();
+    assert!(is_empty_zip(&downloads(&world, "key-one", &id).await));
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
 }
 
 /// Taken out: that the container is told, so that it stored them again.
