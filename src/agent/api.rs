@@ -6,7 +6,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Client, StatusCode};
 use serde::Serialize;
 
-use crate::config::is_loopback_url;
+use super::http;
 use crate::ids::{ConnectionId, SessionId};
 use crate::protocol::{
     ClaimRequest, ClaimResponse, ClaimedSession, DeliverRequest, DeliverResponse, EndedRequest, FileKind, FileRequest,
@@ -17,7 +17,6 @@ use crate::protocol::{
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 /// API Gateway itself gives up first: then it is known that the control plane has stopped trying.
 const DELIVERY_DEADLINE: Duration = Duration::from_secs(GATEWAY_CALL_SECONDS + 6);
-const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 const MAX_BACKOFF: Duration = Duration::from_secs(4);
 
 #[derive(Debug, thiserror::Error)]
@@ -47,15 +46,7 @@ impl Api {
     pub fn new(endpoint: &str, token: &str) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         let mut bearer = HeaderValue::try_from(format!("Bearer {token}"))?;
         bearer.set_sensitive(true);
-        let mut client = Client::builder()
-            .default_headers(HeaderMap::from_iter([(AUTHORIZATION, bearer)]))
-            .connect_timeout(CONNECT_DEADLINE)
-            // A redirect would carry the token to wherever it points.
-            .redirect(reqwest::redirect::Policy::none());
-        if is_loopback_url(endpoint) {
-            // A proxy set for the outside world does not lead back here.
-            client = client.no_proxy();
-        }
+        let client = http::builder(endpoint).default_headers(HeaderMap::from_iter([(AUTHORIZATION, bearer)]));
         Ok(Self { client: client.build()?, endpoint: endpoint.trim_end_matches('/').to_owned() })
     }
 

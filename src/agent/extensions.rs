@@ -19,14 +19,12 @@ use tokio::sync::Mutex as Turns;
 use tokio::time::timeout;
 
 use crate::archive::MAX_ARCHIVE_BYTES;
-use crate::config::is_loopback_url;
 use crate::hex;
 use crate::ids::ArchiveHash;
 use crate::protocol::ClaimedExtension;
 
 /// From the request to the last byte. A session waits for its browser for a minute, and may try twice.
 const FETCH_DEADLINE: Duration = Duration::from_secs(10);
-const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 /// All that are kept, in bytes. What is used again soonest stays.
 const MAX_KEPT_BYTES: u64 = 256 * 1024 * 1024;
 
@@ -70,16 +68,8 @@ struct Kept {
 }
 
 impl Extensions {
-    /// # Errors
-    /// When TLS cannot be set up.
-    pub fn new(workdir: &Path, endpoint: &str) -> Result<Self, reqwest::Error> {
-        // Nothing of this container's own goes along: the address may be a bucket's.
-        let mut client =
-            Client::builder().connect_timeout(CONNECT_DEADLINE).redirect(reqwest::redirect::Policy::none());
-        if is_loopback_url(endpoint) {
-            client = client.no_proxy();
-        }
-        Ok(Self { dir: workdir.join("extensions"), client: client.build()?, kept: Mutex::default() })
+    pub fn new(workdir: &Path, client: Client) -> Self {
+        Self { dir: workdir.join("extensions"), client, kept: Mutex::default() }
     }
 
     /// The archive, opened: it can be read even if it is put out meanwhile.

@@ -5,20 +5,15 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
-use std::time::Duration;
 
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use reqwest::{Body, Client, StatusCode};
 
 use super::api::{Api, ApiError};
 use super::profile::ProfileError;
-use crate::config::is_loopback_url;
 use crate::hex;
 use crate::protocol::{ClaimedSession, FileKind};
 
-const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-/// Of one file, whole.
-const DEADLINE: Duration = Duration::from_secs(60);
 /// What a session may come with, in bytes.
 const MAX_BYTES: u64 = 1 << 30;
 
@@ -67,15 +62,8 @@ pub fn scratch(dir: &Path) -> io::Result<File> {
 pub struct Files(Client);
 
 impl Files {
-    /// # Errors
-    /// When TLS cannot be set up.
-    pub fn new(api_endpoint: &str) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
-        let mut client = Client::builder().connect_timeout(CONNECT_DEADLINE).timeout(DEADLINE);
-        if is_loopback_url(api_endpoint) {
-            // The storage is there, too, and a proxy set for the outside world does not lead back here.
-            client = client.no_proxy();
-        }
-        Ok(Self(client.build()?))
+    pub fn new(client: Client) -> Self {
+        Self(client)
     }
 
     /// Reads a file from there into one that is empty. `false`: there is none.

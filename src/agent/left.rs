@@ -30,7 +30,8 @@ use crate::error::ApiError;
 use crate::protocol::{ClaimedSession, FileKind, MAX_UPLOAD_BYTES, StoredResponse};
 use crate::session_log::MAX_ANSWERED_BYTES;
 
-/// How long a session that has ended may keep its slot, and a container that drains its process, for what is to be stored.
+/// How long a session that has ended may keep its slot, and a container that drains its process, for what is to be stored. One
+/// that is being stopped may have less time left (`LAST_FILES`).
 const KEEP_DEADLINE: Duration = Duration::from_secs(60);
 
 pub struct Left {
@@ -65,7 +66,7 @@ impl Left {
         let claimed = serde_json::from_value(claimed).expect("a claimed session");
         let endpoint = "http://127.0.0.1:1";
         let api = Api::new(endpoint, "token").expect("it can be sent");
-        let files = Files::new(endpoint).expect("a client");
+        let files = Files::new(reqwest::Client::new());
         Self::new(claimed, "/nowhere".into(), Downloads::default(), Logs::default(), api, files)
     }
 

@@ -27,6 +27,7 @@ mod flags;
 mod frames;
 pub mod gateway;
 mod held;
+mod http;
 mod join;
 mod left;
 mod life;
@@ -169,8 +170,7 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
     prepare_process();
     let programs = [Some(browsers.default_program()), browsers.full_program()];
     let programs: Vec<&Path> = programs.iter().flatten().map(|program| program.path.as_path()).collect();
-    let extensions = Extensions::new(&config.workdir, &config.api_endpoint);
-    let extensions = extensions.map_err(|error| AgentError::Client(error.into()))?;
+    let for_files = http::for_files(&config.api_endpoint).map_err(|error| AgentError::Client(error.into()))?;
     let learned = Learned::default();
     let destinations = Destinations::beside(
         config.workdir.parent().map(Path::to_owned),
@@ -191,9 +191,9 @@ pub async fn run(mut config: AgentConfig, shutdown: impl Future<Output = ()>) ->
         task_arn,
         process: hex::random(16),
         address: address::advertised(config.advertise.as_deref(), bound, &config.api_endpoint),
-        extensions,
+        extensions: Extensions::new(&config.workdir, for_files.clone()),
         api,
-        files: Files::new(&config.api_endpoint).map_err(AgentError::Client)?,
+        files: Files::new(for_files),
         browsers,
         surroundings: Surroundings { confinement, destinations },
         _closed: closed,

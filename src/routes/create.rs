@@ -133,8 +133,9 @@ pub async fn create(
     idempotency: Option<&Idempotency>,
     limits: &Limits,
 ) -> Result<(HeaderMap, Session), Refused> {
-    check_context(app, &new).await?;
-    new.extension = extension_of(app, &new).await?;
+    let (context, extension) = tokio::join!(check_context(app, &new), extension_of(app, &new));
+    context?;
+    new.extension = extension?;
     let error = match lifecycle::create(app, &new, idempotency, limits).await.map_err(ApiError::from)? {
         store::Created::New { session, allowance, .. } => {
             return Ok((allowance.as_ref().map(rate_headers).unwrap_or_default(), session));
