@@ -199,6 +199,35 @@ test("who watches can do nothing in the page, by the socket or by the picture", 
   await browser.close();
 });
 
+// Taken out: the picture that is asked for when it is calm again.
+test("one who is slow to take pictures sees in the end what the page has become", async () => {
+  const { session, browser, page } = await running();
+  // Without anything that would be drawn again by itself, as a caret is.
+  await page.setContent("<body style='background:red'>");
+  const debug = await sdk().sessions.debug(session.id);
+  const watcher = await watching.newPage();
+  await watcher.addInitScript(() => {
+    const { send } = WebSocket.prototype;
+    WebSocket.prototype.send = function (text) {
+      setTimeout(() => this.readyState === WebSocket.OPEN && send.call(this, text), text.includes("screencastFrameAck") ? 2000 : 0);
+    };
+  });
+  try {
+    await watcher.goto(debug.debuggerFullscreenUrl);
+    await shows(watcher, RED);
+    for (const colour of ["blue", "white", "black", "blue", "white", "black", "blue", "lime"]) {
+      await page.evaluate(async (colour) => {
+        document.body.style.background = colour;
+        await new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)));
+      }, colour);
+    }
+    await shows(watcher, LIME);
+  } finally {
+    await watcher.close();
+    await browser.close();
+  }
+});
+
 test("an interactive view, which the owner asks for, takes clicks and keys", async () => {
   const { session, browser, page } = await running();
   await page.goto(form);

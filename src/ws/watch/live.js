@@ -12,10 +12,12 @@ const ENDED = new Set([4001, 4002, 4003, 4004]);
 const EXPIRED = 1008;
 const PAGES_MS = 3000;
 const RETRY_MS = 1000;
+const CALM_MS = 1000;
 
 let page = query.get("page");
 const chosen = Boolean(page);
 let socket, lastId = 0, metadata, over = false, retries = 0, sized = "";
+let owed, pictures = 0, calm;
 
 function say(text) {
   notice.textContent = text;
@@ -40,16 +42,30 @@ function size() {
 function start() {
   // It does not begin anew by itself, with another size.
   if (sized) send("Page.stopScreencast");
+  clearTimeout(calm);
+  pictures = 0;
   sized = JSON.stringify(size());
   send("Page.startScreencast", { format: "jpeg", quality: 75, ...size() });
 }
 
 function show({ data, metadata: about, sessionId }) {
   metadata = about;
-  // The next picture is asked for when this one is on the screen, or cannot be.
-  picture.onload = picture.onerror = () => send("Page.screencastFrameAck", { sessionId });
+  // Of the one before, which this one takes the place of before it was on the screen: Chrome counts them.
+  acknowledge();
+  owed = sessionId;
+  picture.onload = picture.onerror = acknowledge;
   picture.src = `data:image/jpeg;base64,${data}`;
   say("");
+  // While three are not acknowledged Chrome makes none, and does not make up for it (measured, 156): so when it is calm again
+  // one more is asked for, which is the first of its run.
+  clearTimeout(calm);
+  if (++pictures > 1) calm = setTimeout(start, CALM_MS);
+}
+
+/** The next picture is asked for when this one is on the screen, or cannot be. */
+function acknowledge() {
+  if (owed !== undefined) send("Page.screencastFrameAck", { sessionId: owed });
+  owed = undefined;
 }
 
 function connect() {
@@ -59,6 +75,7 @@ function connect() {
   if (page) url.searchParams.set("page", page);
   const opened = (socket = new WebSocket(url));
   sized = "";
+  owed = undefined;
   opened.onopen = () => {
     retries = 0;
     start();
