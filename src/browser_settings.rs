@@ -114,30 +114,33 @@ const ALLOWED_BLINK_SETTINGS: [&str; 8] = [
     "primaryPointerType",
 ];
 
-/// Chromium paints every pixel of the viewport: a larger one would be a way to exhaust the container.
-const MAX_VIEWPORT_PIXELS: u32 = 16_384;
-/// In all, about what four screens of 3840x2160 show: 128 MB.
-const MAX_VIEWPORT_AREA: u64 = 33_554_432;
+/// Chromium paints every pixel of the viewport: a larger one would be a way to exhaust the container. With these it has 128 MB
+/// at most, about what four screens of 3840x2160 have.
+const MAX_LONG_SIDE: u32 = 8_192;
+const MAX_SHORT_SIDE: u32 = 4_096;
+/// The two as digits, in a pattern.
+const LONG_SIDE: &str = "([1-9][0-9]{0,2}|[1-7][0-9]{3}|80[0-9]{2}|81[0-8][0-9]|819[0-2])";
+const SHORT_SIDE: &str = "([1-9][0-9]{0,2}|[1-3][0-9]{3}|40[0-8][0-9]|409[0-6])";
 const MAX_ARGS: usize = 64;
 const MAX_TEXT: usize = 2_048;
 /// Control characters, in the brackets of a pattern.
 const CONTROL: &str = r"\u0000-\u001f\u007f-\u009f";
 
-/// As `parse` takes them, but for what no schema can say: how large a viewport is in all, and the values of switches.
+/// As `parse` takes them, but for what no schema can say: the values of switches.
 impl JsonSchema for BrowserSettings {
     fn schema_name() -> Cow<'static, str> {
         "BrowserSettings".into()
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let side = json!({ "type": "integer", "minimum": 1, "maximum": MAX_VIEWPORT_PIXELS });
+        let side = |most| json!({ "type": "integer", "minimum": 1, "maximum": most });
         let special = |switch: &&str| matches!(*switch, "--window-size" | "--blink-settings");
         let plain: Vec<&str> = ALLOWED_SWITCHES.into_iter().filter(|switch| !special(switch)).collect();
         let setting = format!("({})(=[^,{CONTROL}]*)?", ALLOWED_BLINK_SETTINGS.join("|"));
         let switches = [
             format!("^({})(=[^{CONTROL}]*)?$", plain.join("|")),
             format!("^--blink-settings={setting}(,{setting})*$"),
-            "^--window-size=[1-9][0-9]{0,4},[1-9][0-9]{0,4}$".to_owned(),
+            format!("^--window-size=({LONG_SIDE},{SHORT_SIDE}|{SHORT_SIDE},{LONG_SIDE})$"),
         ];
         let switches = switches.map(|pattern| json!({ "pattern": pattern }));
         json_schema!({
@@ -147,9 +150,13 @@ impl JsonSchema for BrowserSettings {
                 "browser": { "enum": ["headless-shell", "chromium", null], "default": "headless-shell" },
                 "viewport": {
                     "type": ["object", "null"],
-                    "description": format!("In CSS pixels; at most {MAX_VIEWPORT_AREA} in all."),
+                    "description": "In CSS pixels. One of the sides may be the longer one.",
                     "required": ["width", "height"],
-                    "properties": { "width": side, "height": side },
+                    "properties": { "width": side(MAX_LONG_SIDE), "height": side(MAX_LONG_SIDE) },
+                    "anyOf": [
+                        { "properties": { "width": side(MAX_SHORT_SIDE) } },
+                        { "properties": { "height": side(MAX_SHORT_SIDE) } },
+                    ],
                 },
                 "args": {
                     "type": ["array", "null"],
@@ -270,21 +277,16 @@ fn viewport(value: &Value) -> Result<Viewport, InvalidSetting> {
         object
             .get(name)
             .and_then(Value::as_f64)
-            .filter(|side| side.fract() == 0.0 && (1.0..=f64::from(MAX_VIEWPORT_PIXELS)).contains(side))
+            .filter(|side| side.fract() == 0.0 && (1.0..=f64::from(MAX_LONG_SIDE)).contains(side))
             .map_or_else(
-                || {
-                    invalid(
-                        &format!("viewport.{name}"),
-                        format!("must be a whole number from 1 to {MAX_VIEWPORT_PIXELS}"),
-                    )
-                },
+                || invalid(&format!("viewport.{name}"), format!("must be a whole number from 1 to {MAX_LONG_SIDE}")),
                 // In range, and without a fraction.
                 |side| Ok(side as u32),
             )
     };
     let viewport = Viewport { width: side("width")?, height: side("height")? };
-    if u64::from(viewport.width) * u64::from(viewport.height) > MAX_VIEWPORT_AREA {
-        return invalid("viewport", format!("must have at most {MAX_VIEWPORT_AREA} pixels"));
+    if viewport.width.min(viewport.height) > MAX_SHORT_SIDE {
+        return invalid("viewport", format!("must have one side of at most {MAX_SHORT_SIDE} pixels"));
     }
     Ok(viewport)
 }
@@ -308,13 +310,17 @@ fn args(value: &Value) -> Result<(Vec<String>, Option<Viewport>), InvalidSetting
             return invalid(&field, format!("is not an allowed switch; allowed are {}", ALLOWED_SWITCHES.join(" ")));
         }
         if switch == "--window-size" {
-            let side = |text: &str| text.parse().ok().filter(|side| (1..=MAX_VIEWPORT_PIXELS).contains(side));
+            // Nothing but digits, the first of which says something.
+            let plain = |text: &str| text.starts_with(|c: char| matches!(c, '1'..='9'));
+            let side = |text: &str| text.parse().ok().filter(|side| plain(text) && (1..=MAX_LONG_SIDE).contains(side));
             let sides = arg.split_once('=').and_then(|(_, size)| size.split_once(','));
             window = sides.and_then(|(width, height)| Some(Viewport { width: side(width)?, height: side(height)? }));
-            if window.is_none_or(|at| u64::from(at.width) * u64::from(at.height) > MAX_VIEWPORT_AREA) {
+            if window.is_none_or(|at| at.width.min(at.height) > MAX_SHORT_SIDE) {
                 return invalid(
                     &field,
-                    format!("must be --window-size=WIDTH,HEIGHT, of at most {MAX_VIEWPORT_AREA} pixels"),
+                    format!(
+                        "must be --window-size=WIDTH,HEIGHT, of at most {MAX_LONG_SIDE} and {MAX_SHORT_SIDE} pixels"
+                    ),
                 );
             }
             continue;
@@ -428,8 +434,11 @@ mod tests {
             (json!({"args": ["https://example.com"]}), "browserSettings.args[0]"),
             (json!({"args": [1]}), "browserSettings.args[0]"),
             (json!({"args": ["--window-size=800"]}), "browserSettings.args[0]"),
-            (json!({"args": ["--window-size=16384,16384"]}), "browserSettings.args[0]"),
-            (json!({"viewport": {"width": 16384, "height": 16384}}), "browserSettings.viewport"),
+            (json!({"args": ["--window-size=4097,4097"]}), "browserSettings.args[0]"),
+            (json!({"args": ["--window-size=8193,1"]}), "browserSettings.args[0]"),
+            (json!({"args": ["--window-size=+5,5"]}), "browserSettings.args[0]"),
+            (json!({"viewport": {"width": 8193, "height": 1}}), "browserSettings.viewport.width"),
+            (json!({"viewport": {"width": 4097, "height": 4097}}), "browserSettings.viewport"),
             (
                 json!({"args": ["--blink-settings=imagesEnabled=false,webSecurityEnabled=false"]}),
                 "browserSettings.args[0]",
@@ -448,6 +457,17 @@ mod tests {
             let error = parse(settings.clone()).expect_err(&settings.to_string());
             assert_eq!(error.field, field, "{settings}");
             assert!(error.message.starts_with(field), "{}", error.message);
+        }
+    }
+
+    #[test]
+    fn the_patterns_of_sides_are_their_bounds() {
+        for (pattern, most) in [(LONG_SIDE, MAX_LONG_SIDE), (SHORT_SIDE, MAX_SHORT_SIDE)] {
+            let pattern = json!({ "pattern": format!("^{pattern}$") });
+            let pattern = jsonschema::validator_for(&pattern).expect("a schema");
+            for side in 0..20_000 {
+                assert_eq!(pattern.is_valid(&side.to_string().into()), (1..=most).contains(&side), "{side}");
+            }
         }
     }
 }
