@@ -64,6 +64,7 @@ async fn create(store: &Store, owner: &UserId) -> SessionId {
         keep_alive: false,
         extension: None,
         browser_settings: Map::new(),
+        proxy_credentials: None,
         user_metadata: Map::new(),
     };
     match store.create(&new, None, &ContainerId::random(), &limits(), &policy(), now_ms()).await {

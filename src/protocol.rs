@@ -172,6 +172,9 @@ pub struct ClaimedSession {
     /// What the container shows at `POST /sessions/{id}/files`, for some minutes longer than the session lives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files_token: Option<FilesToken>,
+    /// For the proxy that `browserSettings` names, if that asks for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_credentials: Option<ProxyCredentials>,
 }
 
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
@@ -180,6 +183,20 @@ pub struct FilesToken(pub String);
 impl fmt::Debug for FilesToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("FilesToken")
+    }
+}
+
+/// What the proxy that a session is to use asks for.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ProxyCredentials {
+    pub username: String,
+    /// Empty if there is none.
+    pub password: String,
+}
+
+impl fmt::Debug for ProxyCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ProxyCredentials")
     }
 }
 

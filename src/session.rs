@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::container::FleetPolicy;
 use crate::ids::{ArchiveHash, ContainerId, Owner, ProjectId, SessionId, UserId};
+use crate::protocol::ProxyCredentials;
 
 /// How many clients may be connected to one session at a time. Each costs sockets on three machines; a swarm of agents
 /// needs some dozens.
@@ -146,7 +147,7 @@ pub struct Session {
     pub expires_at_ms: u64,
     pub timeout_ms: u64,
     pub keep_alive: bool,
-    /// As the client sent them.
+    /// As the client sent them, but for what is secret.
     pub browser_settings: Map<String, Value>,
     /// The archive of the extension that they name. It is known from the start: what is uploaded is deleted again, too.
     pub extension: Option<ArchiveHash>,
@@ -225,6 +226,8 @@ pub struct NewSession {
     pub timeout_ms: u64,
     pub keep_alive: bool,
     pub browser_settings: Map<String, Value>,
+    /// What was taken out of them.
+    pub proxy_credentials: Option<ProxyCredentials>,
     pub extension: Option<ArchiveHash>,
     pub user_metadata: Map<String, Value>,
 }

@@ -52,7 +52,7 @@ pub async fn claim_sessions(
     }
     let now_ms = now_ms();
     let mut sessions = Vec::with_capacity(claimed.sessions.len());
-    for (session, lease) in claimed.sessions {
+    for (session, details) in claimed.sessions {
         let setting = ContextSetting::of(&session.browser_settings);
         let files_token = Some(files_token(&tokens, &session, setting.as_ref(), now_ms));
         let mut context = None;
@@ -77,8 +77,9 @@ pub async fn claim_sessions(
             keep_alive: session.keep_alive,
             files_token,
             context,
-            lease,
+            lease: details.lease,
             extension,
+            proxy_credentials: details.proxy_credentials,
         });
     }
     Ok(Json(ClaimResponse {

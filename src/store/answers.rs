@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::reply::Details;
 use crate::ids::{ContainerId, Owner, SessionId, UserId};
 use crate::protocol::WaitingConnection;
 use crate::session::{EndReason, Outlook, Session, SessionStatus};
@@ -123,7 +124,7 @@ pub enum NotComing<'a> {
 
 #[derive(Debug, Default)]
 pub struct Claimed {
-    pub sessions: Vec<(Session, u64)>,
+    pub sessions: Vec<(Session, Details)>,
     pub end: Vec<SessionId>,
     pub drain: bool,
     pub turn: Turn,

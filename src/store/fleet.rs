@@ -55,8 +55,7 @@ impl Store {
                 let mut handed = reply.list()?;
                 let mut sessions = Vec::new();
                 while !handed.is_empty() {
-                    let (session, details) = handed.session()?;
-                    sessions.push((session, details.lease));
+                    sessions.push(handed.session()?);
                 }
                 let turn = match reply.word()?.as_str() {
                     "next" => Turn::Next,

@@ -51,6 +51,7 @@ impl Store {
                     "expires_at": now_ms + new.timeout_ms,
                     "keep_alive": new.keep_alive,
                     "browser_settings": Value::from(new.browser_settings.clone()).to_string(),
+                    "proxy_credentials": new.proxy_credentials.as_ref().map(|secret| json!(secret).to_string()),
                     "extension": new.extension,
                     "user_metadata": Value::from(new.user_metadata.clone()).to_string(),
                     "queue_wait": limits.queue_wait_ms,

@@ -239,7 +239,7 @@ local function end_session(id, now, reason, retention)
   redis.call('ZREM', DEADLINES, id)
   no_longer_live(id, user, project)
   if retention > 0 then
-    redis.call('HDEL', key, 'waitUntil', 'waitReason', 'cdpSecret', 'ready', 'reached',
+    redis.call('HDEL', key, 'waitUntil', 'waitReason', 'cdpSecret', 'proxyCredentials', 'ready', 'reached',
       'heldBytes', 'heldMessages')
     redis.call('HSET', key, 'status', 'ended', 'endedAt', now, 'endReason', reason)
     redis.call('ZADD', RETENTION, now + retention, id)

@@ -8,7 +8,9 @@ use proptest::test_runner::{Config as ProptestConfig, TestRunner};
 use serde_json::Map;
 use wallcrawler::container::FleetPolicy;
 use wallcrawler::ids::{ConnectionId, ContainerId, Owner, ServerId, SessionId, UserId};
-use wallcrawler::protocol::{ClaimRequest, ContainerPhase, HeldMessage, ReadyRequest, WaitingConnection};
+use wallcrawler::protocol::{
+    ClaimRequest, ContainerPhase, HeldMessage, ProxyCredentials, ReadyRequest, WaitingConnection,
+};
 use wallcrawler::session::{EndReason, NewSession, SessionStatus};
 use wallcrawler::store::{
     Connect, Created, Ended, EndedBy, Entered, Limits, Look, Lost, Outcome, Routed, Store, Wanted, Whose,
@@ -57,6 +59,7 @@ pub fn new_session(user: &str, keep_alive: bool) -> NewSession {
         keep_alive,
         extension: None,
         browser_settings: Map::new(),
+        proxy_credentials: Some(ProxyCredentials { username: "user".to_owned(), password: "secret".to_owned() }),
         user_metadata: Map::new(),
     }
 }
@@ -380,7 +383,11 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
                 model.wait_for(index, Some(now + limits.browser_wait_ms), EndReason::FailedToStart);
             }
             assert_eq!(
-                claimed.sessions.into_iter().map(|(session, lease)| (session.id, lease)).collect::<BTreeSet<_>>(),
+                claimed
+                    .sessions
+                    .into_iter()
+                    .map(|(session, details)| (session.id, details.lease))
+                    .collect::<BTreeSet<_>>(),
                 expected
             );
             assert_eq!(claimed.drain, model.draining.contains(&id));

@@ -140,6 +140,61 @@ async fn what_can_be_honoured_reaches_the_browser() {
     }
 }
 
+/// Taken out: `remove_secrets` in `create::browser_settings`, what `end_session` deletes.
+#[tokio::test]
+async fn credentials_of_a_proxy_get_to_the_container_and_nowhere_else() {
+    let world = World::new(&[]).await;
+    let client = world.client("key-one");
+    let redis = world.redis.client().await;
+    let server = "http://10.0.0.1:8080";
+    let (name, word) = ("name-of-somebody", "word-of-somebody");
+    let proxy = json!({"server": server, "username": name, "password": word});
+    let external = json!({"type": "external", "server": server, "username": name, "password": word});
+    for (path, body) in [
+        ("/sessions", json!({"browserSettings": {"proxy": proxy}})),
+        ("/v1/sessions", json!({"browserSettings": {"proxy": proxy}})),
+        ("/v1/sessions", json!({"proxies": [external]})),
+    ] {
+        let created = client.post(path, &body).await;
+        assert_eq!(created.status, StatusCode::CREATED, "{created:?}");
+        let id = id(&created.body).to_owned();
+        // To one container, and, as that is lost, to another.
+        for container in ["ctr-a", "ctr-b"] {
+            let claim = world.container(container).claim(container, 1, &[]).await;
+            let claimed = &claim["sessions"][0];
+            assert_eq!(claimed["browserSettings"], json!({"proxy": {"server": server}}), "{body}");
+            assert_eq!(claimed["proxyCredentials"], json!({"username": name, "password": word}), "{body}");
+            if container == "ctr-a" {
+                let leaving = json!({
+                    "containerId": container, "currentSessions": 0, "maxSessions": 1, "phase": "leaving", "waitSeconds": 0,
+                });
+                assert_eq!(world.container(container).post("/sessions/claim", &leaving).await.status, StatusCode::OK);
+            }
+        }
+        let mut told = vec![created];
+        for path in [&format!("/sessions/{id}"), &format!("/v1/sessions/{id}"), "/sessions", "/v1/sessions"] {
+            told.push(client.get(path).await);
+        }
+        told.push(client.delete(&format!("/sessions/{id}")).await);
+        told.push(client.get(&format!("/sessions/{id}")).await);
+        let told = format!("{told:?}");
+        assert!(told.contains(server) && !told.contains(name) && !told.contains(word), "{told}");
+        let contents = Contents::read(&redis).await;
+        contents.check();
+        let kept = format!("{contents:?}");
+        assert!(kept.contains(server) && !kept.contains(name) && !kept.contains(word), "{kept}");
+        world.container("ctr-b").claim("ctr-b", 1, &[]).await;
+    }
+    // With another password it is another request.
+    let keyed = world.client("key-one").with("idempotency-key", "same").with("content-type", "application/json");
+    let mut statuses = vec![];
+    for word in [word, word, "another word"] {
+        let body = json!({"browserSettings": {"proxy": {"server": server, "username": name, "password": word}}});
+        statuses.push(keyed.send("POST", "/sessions", body.to_string()).await.status);
+    }
+    assert_eq!(statuses, [StatusCode::CREATED, StatusCode::CREATED, StatusCode::CONFLICT]);
+}
+
 #[tokio::test]
 async fn what_cannot_be_honoured_is_refused_by_the_fields_name_and_changes_nothing() {
     let world = World::new(&[]).await;
@@ -190,7 +245,10 @@ async fn what_cannot_be_honoured_is_refused_by_the_fields_name_and_changes_nothi
         (json!({"proxies": [{"type": "none"}, {"type": "none"}]}), "proxies[1]", "not_available"),
         (json!({"proxies": [{"type": "external"}]}), "proxies[0].server", "invalid_request"),
         (external(json!({"server": "hunter2"})), "proxies[0].server", "invalid_request"),
-        (external(json!({"password": "hunter2"})), "proxies[0].password", "not_available"),
+        (external(json!({"server": "http://hunter2:hunter2@h:1"})), "proxies[0].server", "invalid_request"),
+        (external(json!({"password": "hunter2"})), "proxies[0].password", "invalid_request"),
+        (external(json!({"username": "hunter2\n"})), "proxies[0].username", "invalid_request"),
+        (external(json!({"server": "socks4://h:1", "username": "hunter2"})), "proxies[0].username", "invalid_request"),
         (external(json!({"domainPattern": "a"})), "proxies[0].domainPattern", "not_available"),
     ] {
         let start = json!({"browserbaseSessionCreateParams": body});

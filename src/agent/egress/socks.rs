@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::destinations::{ConnectError, Destinations};
-use super::{Chain, splice};
+use super::{Chain, Noted, splice};
 use crate::causes::Causes;
 
 /// Chromium asks as soon as it has connected.
@@ -30,7 +30,12 @@ enum Reply {
     UnknownCommand = 7,
 }
 
-pub async fn serve(mut browser: TcpStream, chain: &Chain, destinations: &Destinations) -> io::Result<()> {
+pub async fn serve(
+    mut browser: TcpStream,
+    chain: &Chain,
+    destinations: &Destinations,
+    noted: &Noted,
+) -> io::Result<()> {
     let asked = timeout(GREETING_TIMEOUT, asked_for(&mut browser)).await.map_err(io::Error::other)??;
     let Some((host, port)) = asked else {
         return answer(&mut browser, Reply::UnknownCommand).await;
@@ -45,6 +50,9 @@ pub async fn serve(mut browser: TcpStream, chain: &Chain, destinations: &Destina
             splice(&mut browser, &mut server).await
         }
         Err(error) => {
+            if matches!(error, ConnectError::Credentials) {
+                noted.refused.notify_one();
+            }
             // Where its client went is not for the log; why it did not get there is.
             tracing::debug!(error = %Causes(&error), "a page's connection is not made");
             let closed = matches!(error, ConnectError::Closed(_));
