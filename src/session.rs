@@ -157,6 +157,8 @@ pub struct Session {
     /// Whether its browser answers.
     pub ready: bool,
     pub active_connections: u64,
+    /// How much has gone through its proxies, in both directions, as far as its containers have said.
+    pub proxy_bytes: u64,
     /// From 1, while pending. Users take turns, so it can also grow.
     pub queue_position: Option<u64>,
     /// How long it may have to wait.

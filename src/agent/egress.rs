@@ -16,6 +16,7 @@
 //! page cannot use it: it is a port on loopback like others that are closed.
 
 mod bypass;
+mod counted;
 mod destinations;
 mod http;
 mod literal;
@@ -36,6 +37,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
 
 use self::bypass::Bypass;
+pub use self::counted::Carried;
 pub use self::destinations::{Closed, ClosedPort, Destinations, Resolver};
 use self::upstream::{Protocol, Upstream};
 use crate::hex;
@@ -114,6 +116,7 @@ struct Inner {
 struct Noted {
     /// That the session's own has refused its credentials. However often, it is told once.
     refused: Notify,
+    carried: Carried,
 }
 
 #[derive(Debug)]
@@ -149,6 +152,11 @@ impl Egress {
     /// Waits until the session's proxy has refused its credentials, which only one who waits is told.
     pub async fn refused(&self) {
         self.0.noted.refused.notified().await;
+    }
+
+    /// What goes through its proxies, those of contexts too.
+    pub fn carried(&self) -> &Carried {
+        &self.0.noted.carried
     }
 
     /// For the browser's command line: nothing is resolved but this egress.

@@ -43,6 +43,7 @@ pub async fn live(agent: Arc<Agent>, claimed: ClaimedSession, mut seat: Seat, cl
     };
     let (how, gone) = match started {
         Ok(browser) => {
+            seat.carries(browser.egress().carried());
             let secret = hex::random(32);
             let (session, endpoint, home) =
                 (seat.session().clone(), browser.endpoint().clone(), browser.home().to_owned());

@@ -24,6 +24,7 @@ use crate::protocol::{
 use crate::session::{EndReason, Session};
 use crate::storage::{ObjectName, Use};
 use crate::tokens::{Subject, Tokens};
+use crate::whole;
 
 /// How long after a session's time is up its container may still store what it left.
 const FILES_TOKEN_EXTRA_MS: u64 = 10 * 60 * 1_000;
@@ -125,6 +126,12 @@ pub fn check(request: &ClaimRequest, caller: &ContainerCaller) -> Result<(), Api
     }
     if request.session_ids.as_ref().is_some_and(|ids| ids.len() > MAX_SESSIONS_LIMIT as usize) {
         return Err(ApiError::invalid(format!("sessionIds: must be at most {MAX_SESSIONS_LIMIT}")));
+    }
+    if request.proxy_bytes.len() > 2 * MAX_SESSIONS_LIMIT as usize {
+        return Err(ApiError::invalid(format!("proxyBytes: must be of at most {} sessions", 2 * MAX_SESSIONS_LIMIT)));
+    }
+    if request.proxy_bytes.values().any(|bytes| *bytes > whole::EXACT) {
+        return Err(ApiError::invalid(format!("proxyBytes: must be from 0 to {} each", whole::EXACT)));
     }
     if request.wait_seconds > MAX_CLAIM_WAIT_SECONDS {
         return Err(ApiError::invalid(format!("waitSeconds: must be from 0 to {MAX_CLAIM_WAIT_SECONDS}")));

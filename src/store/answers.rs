@@ -101,6 +101,15 @@ pub enum Created {
     Full(Whose),
 }
 
+/// What an owner's sessions have used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Used {
+    /// How long those that have ended had a container.
+    pub container_ms: u64,
+    /// What went through their proxies, in both directions.
+    pub proxy_bytes: u64,
+}
+
 /// What a move leaves behind whose answer never came (Redis hung, or the client went away): Redis may carry it
 /// out all the same, and then there is a reservation nobody acts on, and perhaps a session nobody knows of.
 #[derive(Debug, Clone)]

@@ -31,6 +31,7 @@ impl Store {
                     "max": request.max_sessions,
                     "current": request.current_sessions,
                     "reported": request.session_ids,
+                    "proxy_bytes": request.proxy_bytes,
                     "phase": request.phase,
                     "launched": request.launched,
                     "task_arn": request.task_arn,

@@ -209,6 +209,7 @@ impl Reply {
             task_arn: fields.0.remove("taskArn"),
             ready: fields.0.contains_key("ready"),
             active_connections,
+            proxy_bytes: fields.optional("proxyBytes")?.unwrap_or(0),
             queue_position: rank.map(|rank| rank + 1),
             outlook,
             ended_at_ms: fields.optional("endedAt")?,

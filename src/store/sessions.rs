@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    Allowance, Created, Ended, EndedBy, Idempotency, Limits, PageEnd, Readied, Store, StoreError, View, ViewedAt,
+    Allowance, Created, Ended, EndedBy, Idempotency, Limits, PageEnd, Readied, Store, StoreError, Used, View, ViewedAt,
     Wanted, Whose, reply, unexpected,
 };
 use crate::container::FleetPolicy;
@@ -143,11 +143,10 @@ impl Store {
         }
     }
 
-    /// How long an owner's ended sessions had a container, in milliseconds.
-    pub async fn usage(&self, owner: &Owner) -> Result<u64, StoreError> {
+    pub async fn usage(&self, owner: &Owner) -> Result<Used, StoreError> {
         let mut reply = self.call(&self.scripts.usage, json!({ "owner": owner })).await?;
         match reply.word()?.as_str() {
-            "usage" => reply.number(),
+            "usage" => Ok(Used { container_ms: reply.number()?, proxy_bytes: reply.number()? }),
             word => Err(unexpected("usage", word)),
         }
     }

@@ -252,6 +252,18 @@ local function end_session(id, now, reason, retention)
   publish('ended ' .. id .. ' ' .. reason .. ' ' .. (container or '-'))
 end
 
+-- How much went through a session's proxies, from the beginning on: what is said twice counts once. It is said only by
+-- the container that holds it, or in which it has ended.
+local function note_proxy_bytes(id, container, bytes)
+  local key = session_key(id)
+  local fields = redis.call('HMGET', key, 'containerId', 'userId', 'projectId', 'proxyBytes')
+  local more = bytes - number(fields[4])
+  if fields[1] ~= container or more <= 0 then return end
+  -- Lua would write so large a number with fewer digits than it has.
+  redis.call('HSET', key, 'proxyBytes', string.format('%.0f', bytes))
+  redis.call('HINCRBY', USAGE, 'proxyBytes:' .. owner_of(fields[2], fields[3]), string.format('%.0f', more))
+end
+
 -- The browser of this session is gone, and not by its own doing: whoever nobody has reached yet is
 -- served by another container, first of all; for the others it is the end.
 local function lose_session(id, now, queue_wait, max_leases, retention)

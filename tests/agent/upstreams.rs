@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use wallcrawler::ids::SessionId;
 use wallcrawler::protocol::ProxyCredentials;
 
-use crate::control_plane::ControlPlane;
+use crate::control_plane::{ControlPlane, Script};
 use crate::egress::{NOWHERE, developers, evaluate, page_in_context, visit};
 use crate::proxies::{http_proxy, site, socks_proxy};
 use crate::{HOUR, connect};
@@ -191,6 +191,12 @@ async fn a_proxy_is_told_the_sessions_credentials_and_nobody_in_the_browser_is_a
             for host in ["shop.example", "feed.example:80", "safe.example:443"] {
                 assert!(took.contains(host), "{host}: {took}");
             }
+            // Three megabytes and some are told while it lives, and what goes around the proxy is none of it.
+            let counted =
+                |script: &Script| script.claims.iter().rev().find_map(|claim| claim.proxy_bytes.get(&session).copied());
+            let up = |script: &Script| counted(script).filter(|bytes| *bytes > 3_000_000);
+            let before = plane.until("the proxy's bytes were not told", up, counted).await;
+            assert!(before < 3_200_000, "{before}");
             assert_eq!(visit(&mut cdp, &page, &format!("http://six.example:{site}/")).await, "the site");
             // The same proxy of a context is the same proxy.
             let params = json!({ "proxyServer": format!("{server}/"), "proxyBypassList": "a.example" });
@@ -198,6 +204,11 @@ async fn a_proxy_is_told_the_sessions_credentials_and_nobody_in_the_browser_is_a
             assert_eq!(visit(&mut cdp, &again, "http://shop.example/").await, shown, "{server}");
             cdp.send("Browser.close").await;
             plane.ended(&session).await;
+            // With what its context has had, and no longer than it takes until that is known.
+            let more = |script: &Script| counted(script).filter(|bytes| *bytes > before);
+            plane.until("the last of them were not told", more, counted).await;
+            let known = |script: &Script| script.claims.last().filter(|claim| claim.proxy_bytes.is_empty()).map(|_| ());
+            plane.until("they are told again", known, counted).await;
         }
         container.stop().await;
     }

@@ -13,7 +13,7 @@ use wallcrawler::protocol::{
 };
 use wallcrawler::session::{EndReason, NewSession, SessionStatus};
 use wallcrawler::store::{
-    Connect, Created, Ended, EndedBy, Entered, Limits, Look, Lost, Outcome, Routed, Store, Wanted, Whose,
+    Connect, Created, Ended, EndedBy, Entered, Limits, Look, Lost, Outcome, Routed, Store, Used, Wanted, Whose,
 };
 
 use crate::audit::Contents;
@@ -78,6 +78,7 @@ pub fn claim_request(container: &ContainerId, max: u32, held: &[SessionId]) -> C
         address: Some("127.0.0.1:9".to_owned()),
         wait_seconds: 0,
         session_ids: Some(held.to_vec()),
+        proxy_bytes: BTreeMap::new(),
         phase: ContainerPhase::Serving,
         launched: false,
         task_arn: None,
@@ -145,6 +146,7 @@ struct Expected {
     keep_alive: bool,
     lease: u64,
     claimed_at: u64,
+    proxy_bytes: u64,
     container: Option<ContainerId>,
     ready: bool,
     reached: bool,
@@ -175,7 +177,7 @@ struct Model {
     /// What a gateway is to close, and since when.
     closing: BTreeMap<ConnectionId, (EndReason, u64)>,
     /// How long each owner's ended sessions had a container.
-    usage: BTreeMap<String, u64>,
+    usage: BTreeMap<String, Used>,
 }
 
 impl Model {
@@ -238,7 +240,7 @@ impl Model {
         let purge_at = self.now + limits().retention_ms;
         let session = &mut self.sessions[index];
         if session.status == SessionStatus::Active {
-            *self.usage.entry(session.owner.to_string()).or_default() += self.now - session.claimed_at;
+            self.usage.entry(session.owner.to_string()).or_default().container_ms += self.now - session.claimed_at;
         }
         session.status = SessionStatus::Ended;
         session.reason = Some(reason);
@@ -322,6 +324,7 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
                 keep_alive: *keep_alive,
                 lease: 0,
                 claimed_at: 0,
+                proxy_bytes: 0,
                 container: None,
                 ready: false,
                 reached: false,
@@ -343,6 +346,14 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
                 if *forgets { Vec::new() } else { model.containers.get(&id).cloned().unwrap_or_default() };
             let held: Vec<SessionId> = known.iter().map(|index| model.sessions[*index].id.clone()).collect();
             let mut request = claim_request(&id, u32::from(*max), &held);
+            // Of what it holds, or has ended there; and of others, which is not for it to say.
+            for session in model.sessions.iter_mut().filter(|session| session.purge_at > now) {
+                request.proxy_bytes.insert(session.id.clone(), session.proxy_bytes + 5);
+                if session.container.as_ref() == Some(&id) {
+                    session.proxy_bytes += 5;
+                    model.usage.entry(session.owner.to_string()).or_default().proxy_bytes += 5;
+                }
+            }
             if *draining {
                 request.phase = ContainerPhase::Draining;
                 model.draining.insert(id.clone());
@@ -677,8 +688,8 @@ fn the_moves_do_what_the_model_says_in_any_order() {
             let projects = (0..2).map(|project| Owner::Project(format!("project_{project}").parse().expect("an id")));
             for owner in users.chain(projects) {
                 let used = store.usage(&owner).await.expect("redis answers");
-                let expected = model.usage.get(&owner.to_string()).copied().unwrap_or(0);
-                assert_eq!(used, expected, "how long {owner} had containers");
+                let expected = model.usage.get(&owner.to_string()).copied().unwrap_or_default();
+                assert_eq!(used, expected, "what {owner} has used");
                 for status in [SessionStatus::Pending, SessionStatus::Active] {
                     let wanted = Wanted { status: Some(status), ..Wanted::default() };
                     let (listed, _) = store.list(&owner, &wanted, 100, None).await.expect("redis answers");
@@ -694,6 +705,7 @@ fn the_moves_do_what_the_model_says_in_any_order() {
                         assert_eq!(session.end_reason, expected.reason);
                         let connections = expected.connections.len() + expected.gateway.len();
                         assert_eq!(session.active_connections, connections as u64);
+                        assert_eq!(session.proxy_bytes, expected.proxy_bytes);
                         if expected.status == SessionStatus::Active {
                             assert_eq!(session.container_id, expected.container);
                             assert_eq!(session.ready, expected.ready);

@@ -430,6 +430,49 @@ async fn a_project_says_what_its_sessions_used() {
     Contents::read(&redis).await.check();
 }
 
+/// Taken out: that what is said twice counts once, whose session it must be, and that an ended one is still heard of.
+#[tokio::test]
+async fn what_goes_through_proxies_is_counted_as_containers_tell_it() {
+    let world = World::new(&[]).await;
+    let client = world.client("key-one");
+    let project = client.get("/v1/projects").await.body[0]["id"].as_str().expect("an id").to_owned();
+    let session = create(&world, &json!({})).await;
+    let id = id(&session);
+    let claim = async |container: &str, held: &[&str], bytes: Value| {
+        let request = json!({
+            "containerId": container, "currentSessions": held.len(), "maxSessions": 1, "waitSeconds": 0,
+            "sessionIds": held, "proxyBytes": bytes,
+        });
+        world.container(container).post("/sessions/claim", &request).await
+    };
+    let told = async || {
+        let used = client.get(&format!("/v1/projects/{project}/usage")).await.body["proxyBytes"].clone();
+        let one = client.get(&format!("/v1/sessions/{id}")).await.body["proxyBytes"].clone();
+        assert_eq!(client.get("/v1/sessions").await.body[0]["proxyBytes"], one);
+        [one, used]
+    };
+    claim("ctr-a", &[], json!({})).await;
+    assert_eq!(told().await, [json!(0), json!(0)]);
+    for bytes in [7_000_000_000_000_000u64, 7_000_000_000_000_001, 7_000_000_000_000_001, 5] {
+        assert_eq!(claim("ctr-a", &[id], json!({id: bytes})).await.status, StatusCode::OK);
+    }
+    let bytes = json!(7_000_000_000_000_001u64);
+    assert_eq!(told().await, [bytes.clone(), bytes.clone()]);
+    let elsewhere = json!({id: 7_000_000_000_000_009u64, "ses_of_nobody": 5});
+    assert_eq!(claim("ctr-b", &[], elsewhere).await.status, StatusCode::OK);
+    assert_eq!(told().await, [bytes.clone(), bytes]);
+    client.delete(&format!("/sessions/{id}")).await;
+    let (cost, answer) =
+        cost(&world.redis.client().await, claim("ctr-a", &[], json!({id: 7_000_000_000_000_003u64}))).await;
+    assert_eq!((cost, answer.status), (1, StatusCode::OK));
+    let last = json!(7_000_000_000_000_003u64);
+    assert_eq!(told().await, [last.clone(), last]);
+    for wrong in [json!({id: -1}), json!({id: 1.5}), json!({id: u64::MAX}), json!({"a b": 1}), json!([])] {
+        assert_eq!(claim("ctr-a", &[], wrong.clone()).await.status, StatusCode::BAD_REQUEST, "{wrong}");
+    }
+    Contents::read(&world.redis.client().await).await.check();
+}
+
 #[tokio::test]
 async fn what_is_not_there_says_so_once_and_what_never_was_is_404() {
     let world = World::new(&[]).await;

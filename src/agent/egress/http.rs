@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader, cop
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::counted::Counted;
 use super::destinations::{ConnectError, Destinations};
 use super::upstream::{Stream, split_authority};
 use super::{Chain, DOWN, Noted, splice};
@@ -42,7 +43,10 @@ pub async fn serve(
     };
     let outcome = match chain.upstream_for(request.scheme(), request.host, request.port) {
         Some(upstream) => match destinations.check_written(request.host, request.port) {
-            Ok(()) => upstream.connect(destinations).await.map(|proxy| (proxy, &upstream.credentials)),
+            Ok(()) => {
+                let proxy = upstream.connect(destinations).await;
+                proxy.map(|proxy| (Counted::new(proxy, &noted.carried), &upstream.credentials))
+            }
             Err(closed) => Err(closed.into()),
         },
         None => match destinations.connect(request.host, request.port).await {
@@ -89,7 +93,12 @@ async fn read_head<R: AsyncRead + Unpin>(from: &mut R, read: &mut Vec<u8>) -> io
 
 /// What is said to and fro once the proxy was told who asks. That it refuses is no question to the browser, which would
 /// ask its client, and the answer would not be sent: so the question is left out, and the refusal is an answer like others.
-async fn introduced(mut browser: TcpStream, proxy: Box<dyn Stream>, tunnel: bool, noted: &Noted) -> io::Result<()> {
+async fn introduced(
+    mut browser: TcpStream,
+    proxy: Counted<Box<dyn Stream>>,
+    tunnel: bool,
+    noted: &Noted,
+) -> io::Result<()> {
     let (mut from_proxy, mut to_proxy) = tokio::io::split(proxy);
     let (mut from_browser, mut to_browser) = browser.split();
     let up = async {

@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::counted::Counted;
 use super::destinations::{ConnectError, Destinations};
 use super::{Chain, Noted, splice};
 use crate::causes::Causes;
@@ -40,13 +41,17 @@ pub async fn serve(
     let Some((host, port)) = asked else {
         return answer(&mut browser, Reply::UnknownCommand).await;
     };
-    let connected = match chain.upstream_for(None, &host, port) {
+    let proxy = chain.upstream_for(None, &host, port);
+    let connected = match proxy {
         Some(proxy) => proxy.reach(destinations, &host, port).await,
         None => destinations.connect(&host, port).await,
     };
     match connected {
         Ok(mut server) => {
             answer(&mut browser, Reply::Connected).await?;
+            if proxy.is_some() {
+                return splice(&mut browser, &mut Counted::new(server, &noted.carried)).await;
+            }
             splice(&mut browser, &mut server).await
         }
         Err(error) => {
