@@ -3,6 +3,7 @@
 //!
 //!     cargo bench --bench store
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use serde_json::Map;
@@ -64,6 +65,7 @@ async fn create(store: &Store, owner: &UserId) -> SessionId {
         keep_alive: false,
         extension: None,
         browser_settings: Map::new(),
+        proxy_credentials: None,
         user_metadata: Map::new(),
     };
     match store.create(&new, None, &ContainerId::random(), &limits(), &policy(), now_ms()).await {
@@ -78,6 +80,7 @@ async fn claim(store: &Store, container: &ContainerId, held: u32, more: u32) -> 
         container_id: container.clone(),
         current_sessions: held,
         max_sessions: held + more,
+        proxy_bytes: BTreeMap::new(),
         address: Some("127.0.0.1:9".to_owned()),
         wait_seconds: 0,
         session_ids: None,

@@ -6,9 +6,8 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
-use crate::protocol::PORT;
-
 use crate::ids::ContextId;
+use crate::protocol::{PORT, ProxyCredentials};
 
 /// Which build of the browser runs the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -59,6 +58,8 @@ pub struct BrowserSettings {
     pub proxy_server: Option<String>,
     /// Hosts that are fetched directly all the same, as Chromium's `--proxy-bypass-list` takes them.
     pub proxy_bypass: Option<String>,
+    /// Only as they come from a client: they are kept, and given to the container, apart from all other settings.
+    pub proxy_credentials: Option<ProxyCredentials>,
     pub context: Option<ContextSetting>,
     /// Whether an extension is named, which only the whole browser loads.
     pub extension: bool,
@@ -123,6 +124,8 @@ const LONG_SIDE: &str = "([1-9][0-9]{0,2}|[1-7][0-9]{3}|80[0-9]{2}|81[0-8][0-9]|
 const SHORT_SIDE: &str = "([1-9][0-9]{0,2}|[1-3][0-9]{3}|40[0-8][0-9]|409[0-6])";
 const MAX_ARGS: usize = 64;
 const MAX_TEXT: usize = 2_048;
+/// In bytes, of a name or a password: their lengths are one byte each (RFC 1929).
+const MAX_SOCKS_CREDENTIAL: usize = 255;
 /// Control characters, in the brackets of a pattern.
 const CONTROL: &str = r"\u0000-\u001f\u007f-\u009f";
 
@@ -171,10 +174,12 @@ impl JsonSchema for BrowserSettings {
                 },
                 "proxy": {
                     "type": ["object", "null"],
-                    "description": "A proxy that needs no credentials, for all that the browser fetches.",
+                    "description": "A proxy for all that the browser fetches.",
                     "required": ["server"],
                     "properties": {
                         "server": proxy_server_schema(),
+                        "username": proxy_credential_schema("For the proxy. It is in no answer."),
+                        "password": proxy_credential_schema("Needs a username beside it. It is in no answer."),
                         "bypass": { "type": ["string", "null"], "maxLength": MAX_TEXT, "pattern": format!("^[^{CONTROL}]*$"), "description": "Hosts that are fetched directly, separated by commas." },
                     },
                 },
@@ -192,6 +197,25 @@ pub fn proxy_server_schema() -> Value {
     })
 }
 
+/// Empty is as good as none: so some clients say it.
+pub fn proxy_credential_schema(description: &str) -> Value {
+    json!({
+        "type": ["string", "null"],
+        "maxLength": MAX_TEXT,
+        "pattern": format!("^[^{CONTROL}]*$"),
+        "writeOnly": true,
+        "description": description,
+    })
+}
+
+/// Takes what is secret out of settings that were read.
+pub fn remove_secrets(settings: &mut Map<String, Value>) {
+    if let Some(Value::Object(proxy)) = settings.get_mut("proxy") {
+        proxy.remove("username");
+        proxy.remove("password");
+    }
+}
+
 impl BrowserSettings {
     /// Reads the object a client sent. Values the API answers with (`cdpUrl`, `token`) are left alone.
     pub fn parse(settings: &Map<String, Value>) -> Result<Self, InvalidSetting> {
@@ -205,7 +229,9 @@ impl BrowserSettings {
                 "args" => (parsed.args, window) = args(value)?,
                 "context" => parsed.context = Some(context(value)?),
                 "extensionId" => parsed.extension = extension(value)?,
-                "proxy" => (parsed.proxy_server, parsed.proxy_bypass) = proxy(value)?,
+                "proxy" => {
+                    (parsed.proxy_server, parsed.proxy_bypass, parsed.proxy_credentials) = proxy(value)?;
+                }
                 // What is not understood would be logged against somebody's will.
                 "logSession" if !value.is_boolean() => return invalid("logSession", "must be true or false"),
                 "logSession" => {}
@@ -339,7 +365,9 @@ fn args(value: &Value) -> Result<(Vec<String>, Option<Viewport>), InvalidSetting
     Ok((args, window))
 }
 
-fn proxy(value: &Value) -> Result<(Option<String>, Option<String>), InvalidSetting> {
+type Proxy = (Option<String>, Option<String>, Option<ProxyCredentials>);
+
+fn proxy(value: &Value) -> Result<Proxy, InvalidSetting> {
     let Some(object) = value.as_object() else {
         return invalid("proxy", "must be an object with server");
     };
@@ -354,18 +382,50 @@ fn proxy(value: &Value) -> Result<(Option<String>, Option<String>), InvalidSetti
                     && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'[' | b']' | b':'))
             })
     };
-    let Some(server) = object.get("server").and_then(Value::as_str).filter(is_server) else {
+    let server = object.get("server").and_then(Value::as_str);
+    if server.is_some_and(|server| server.contains('@')) {
+        return invalid("proxy.server", "must not have credentials in it: give them as username and password");
+    }
+    let Some(server) = server.filter(is_server) else {
         return invalid("proxy.server", "must be [http|https|socks4|socks5://]host:port");
     };
-    if let Some(unsupported) = ["username", "password"].into_iter().find(|name| object.contains_key(*name)) {
-        return invalid(&format!("proxy.{unsupported}"), "is not supported: use a proxy that needs no credentials");
-    }
+    let credentials = proxy_credentials(server, object)?;
     let bypass = match object.get("bypass") {
         None | Some(Value::Null) => None,
         Some(Value::String(bypass)) if is_clean(bypass) => Some(bypass.clone()),
         Some(_) => return invalid("proxy.bypass", "must be a text of hosts separated by commas"),
     };
-    Ok((Some(server.to_owned()), bypass))
+    Ok((Some(server.to_owned()), bypass, credentials))
+}
+
+/// Those that can be said to the server, each in its protocol.
+fn proxy_credentials(server: &str, proxy: &Map<String, Value>) -> Result<Option<ProxyCredentials>, InvalidSetting> {
+    let text = |name: &str| match proxy.get(name) {
+        None | Some(Value::Null) => Ok(String::new()),
+        Some(Value::String(text)) if is_clean(text) => Ok(text.clone()),
+        Some(_) => invalid(
+            &format!("proxy.{name}"),
+            format!("must be a text of at most {MAX_TEXT} bytes without control characters"),
+        ),
+    };
+    let (username, password) = (text("username")?, text("password")?);
+    if username.is_empty() {
+        return if password.is_empty() { Ok(None) } else { invalid("proxy.password", "needs a username beside it") };
+    }
+    match server.split_once("://").map_or("http", |(scheme, _)| scheme) {
+        "socks4" => return invalid("proxy.username", "is nothing that a SOCKS 4 proxy can be told"),
+        "socks5" => {
+            let long = [("username", &username), ("password", &password)];
+            if let Some((name, _)) = long.into_iter().find(|(_, text)| text.len() > MAX_SOCKS_CREDENTIAL) {
+                let most = format!("must be at most {MAX_SOCKS_CREDENTIAL} bytes for a SOCKS 5 proxy");
+                return invalid(&format!("proxy.{name}"), most);
+            }
+        }
+        // RFC 7617: where the name ends is told by the first colon.
+        _ if username.contains(':') => return invalid("proxy.username", "must have no colon for an HTTP proxy"),
+        _ => {}
+    }
+    Ok(Some(ProxyCredentials { username, password }))
 }
 
 fn is_clean(text: &str) -> bool {
@@ -415,6 +475,27 @@ mod tests {
     }
 
     #[test]
+    fn credentials_of_a_proxy_are_read_and_then_taken_out() {
+        let secret = "a secret of somebody";
+        for (proxy, expected) in [
+            (json!({"server": "http://h:1", "username": "u", "password": secret}), Some(("u", secret))),
+            (json!({"server": "socks5://h:1", "username": "u:v", "password": secret}), Some(("u:v", secret))),
+            (json!({"server": "https://h:1", "username": "u", "password": null}), Some(("u", ""))),
+            (json!({"server": "socks4://h:1", "username": "", "password": ""}), None),
+            (json!({"server": "h:1", "username": null}), None),
+        ] {
+            let mut settings = Map::from_iter([("proxy".to_owned(), proxy)]);
+            let parsed = BrowserSettings::parse(&settings).expect("valid");
+            assert!(!format!("{parsed:?}").contains(secret), "{parsed:?}");
+            let credentials = parsed.proxy_credentials;
+            let credentials = credentials.as_ref().map(|it| (it.username.as_str(), it.password.as_str()));
+            assert_eq!(credentials, expected);
+            remove_secrets(&mut settings);
+            assert_eq!(settings["proxy"].as_object().expect("an object").len(), 1, "{settings:?}");
+        }
+    }
+
+    #[test]
     fn a_setting_that_cannot_be_honoured_is_named() {
         for (settings, field) in [
             (json!({"browser": "firefox"}), "browserSettings.browser"),
@@ -451,7 +532,23 @@ mod tests {
             (json!({"proxy": {"server": "http://a:1,direct://"}}), "browserSettings.proxy.server"),
             (json!({"proxy": {"server": "file://etc:1"}}), "browserSettings.proxy.server"),
             (json!({"proxy": {"server": "http://u:p@h:1"}}), "browserSettings.proxy.server"),
-            (json!({"proxy": {"server": "http://h:1", "username": "u"}}), "browserSettings.proxy.username"),
+            (json!({"proxy": {"server": "http://h:1", "username": 1}}), "browserSettings.proxy.username"),
+            (json!({"proxy": {"server": "http://h:1", "username": "u\n"}}), "browserSettings.proxy.username"),
+            (json!({"proxy": {"server": "h:1", "username": "u:v", "password": "p"}}), "browserSettings.proxy.username"),
+            (json!({"proxy": {"server": "http://h:1", "password": "p"}}), "browserSettings.proxy.password"),
+            (
+                json!({"proxy": {"server": "http://h:1", "username": "", "password": "p"}}),
+                "browserSettings.proxy.password",
+            ),
+            (
+                json!({"proxy": {"server": "http://h:1", "username": "u", "password": "p".repeat(2_049)}}),
+                "browserSettings.proxy.password",
+            ),
+            (json!({"proxy": {"server": "socks4://h:1", "username": "u"}}), "browserSettings.proxy.username"),
+            (
+                json!({"proxy": {"server": "socks5://h:1", "username": "u", "password": "p".repeat(256)}}),
+                "browserSettings.proxy.password",
+            ),
             (json!({"proxy": {"server": "http://h:1", "bypass": 1}}), "browserSettings.proxy.bypass"),
         ] {
             let error = parse(settings.clone()).expect_err(&settings.to_string());

@@ -207,11 +207,12 @@ pub async fn claim(app: &App, request: &ClaimRequest) -> Result<Claimed, StoreEr
         let look = Look { claim: &claim, again, yield_for };
         let claimed = app.store.claim(request, look, &app.limits, &app.policy, now_ms()).await?;
         again = true;
-        for (session, lease) in &claimed.sessions {
+        for (session, details) in &claimed.sessions {
             let waited_ms = now_ms().saturating_sub(session.created_at_ms);
             app.metrics.session_claimed(waited_ms);
             tracing::info!(
-                session.id = %session.id, container.id = %request.container_id, session.status = "active", lease,
+                session.id = %session.id, container.id = %request.container_id, session.status = "active",
+                lease = details.lease,
                 queue.duration_ms = waited_ms, "session claimed"
             );
         }

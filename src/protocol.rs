@@ -1,6 +1,7 @@
 //! What a browser container and the control plane say to each other, and the limits both keep to.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -98,6 +99,10 @@ pub struct ClaimRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MAX_SESSIONS_LIMIT))]
     pub session_ids: Option<Vec<SessionId>>,
+    /// How much went through the proxies of sessions, in bytes and both directions, since each was claimed: of those that
+    /// the container holds, and of those that have ended since it last said so. What is said twice counts once.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub proxy_bytes: BTreeMap<SessionId, u64>,
     #[serde(default)]
     pub phase: ContainerPhase,
     /// Whether the control plane started this container (and so counts it against `MAX_CONTAINERS`).
@@ -172,6 +177,9 @@ pub struct ClaimedSession {
     /// What the container shows at `POST /sessions/{id}/files`, for some minutes longer than the session lives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files_token: Option<FilesToken>,
+    /// For the proxy that `browserSettings` names, if that asks for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_credentials: Option<ProxyCredentials>,
 }
 
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
@@ -180,6 +188,20 @@ pub struct FilesToken(pub String);
 impl fmt::Debug for FilesToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("FilesToken")
+    }
+}
+
+/// What the proxy that a session is to use asks for.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ProxyCredentials {
+    pub username: String,
+    /// Empty if there is none.
+    pub password: String,
+}
+
+impl fmt::Debug for ProxyCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ProxyCredentials")
     }
 }
 

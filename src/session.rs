@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::container::FleetPolicy;
 use crate::ids::{ArchiveHash, ContainerId, Owner, ProjectId, SessionId, UserId};
+use crate::protocol::ProxyCredentials;
 
 /// How many clients may be connected to one session at a time. Each costs sockets on three machines; a swarm of agents
 /// needs some dozens.
@@ -146,7 +147,7 @@ pub struct Session {
     pub expires_at_ms: u64,
     pub timeout_ms: u64,
     pub keep_alive: bool,
-    /// As the client sent them.
+    /// As the client sent them, but for what is secret.
     pub browser_settings: Map<String, Value>,
     /// The archive of the extension that they name. It is known from the start: what is uploaded is deleted again, too.
     pub extension: Option<ArchiveHash>,
@@ -156,6 +157,8 @@ pub struct Session {
     /// Whether its browser answers.
     pub ready: bool,
     pub active_connections: u64,
+    /// How much has gone through its proxies, in both directions, as far as its containers have said.
+    pub proxy_bytes: u64,
     /// From 1, while pending. Users take turns, so it can also grow.
     pub queue_position: Option<u64>,
     /// How long it may have to wait.
@@ -225,6 +228,8 @@ pub struct NewSession {
     pub timeout_ms: u64,
     pub keep_alive: bool,
     pub browser_settings: Map<String, Value>,
+    /// What was taken out of them.
+    pub proxy_credentials: Option<ProxyCredentials>,
     pub extension: Option<ArchiveHash>,
     pub user_metadata: Map<String, Value>,
 }

@@ -156,9 +156,11 @@ impl Browser {
         surroundings: &Surroundings,
         learned: &Learned,
     ) -> Result<Self, LaunchError> {
-        let chain = Chain::parse(settings.proxy_server.as_deref(), settings.proxy_bypass.as_deref());
+        let chain = Chain::parse(settings.proxy_server.as_deref(), settings.proxy_bypass.as_deref())
+            .map_err(LaunchError::Proxy)?
+            .with_credentials(settings.proxy_credentials.clone());
         let egress = Egress::new(&surroundings.destinations);
-        let server = egress.server(chain.map_err(LaunchError::Proxy)?).map_err(LaunchError::Egress)?;
+        let server = egress.server(chain).map_err(LaunchError::Egress)?;
         let dir = workdir.join(format!("b-{}", hex::random(4)));
         let viewport = settings.viewport.unwrap_or(DEFAULT_VIEWPORT);
         let window = learned.windows.known(viewport).filter(|_| program.full);

@@ -133,7 +133,12 @@ impl<S: Future<Output = ()>> ClaimLoop<S> {
             sleep(delay).await;
             let asked_at = Instant::now();
             let wait_seconds = agent.config.heartbeat.as_secs().clamp(1, MAX_CLAIM_WAIT_SECONDS);
-            (agent.api.claim(&claim_request(&agent, phase, wait_seconds, first)).await, asked_at)
+            let request = claim_request(&agent, phase, wait_seconds, first);
+            let answer = agent.api.claim(&request).await;
+            if answer.is_ok() {
+                agent.held.told(&request.proxy_bytes);
+            }
+            (answer, asked_at)
         };
         tokio::pin!(claim);
         loop {
@@ -229,6 +234,7 @@ fn claim_request(agent: &Agent, phase: ContainerPhase, wait_seconds: u64, first:
         address: Some(agent.address.clone()),
         wait_seconds,
         session_ids: Some(agent.held.session_ids()),
+        proxy_bytes: agent.held.proxy_bytes(),
         phase,
         launched: agent.config.launched,
         task_arn: agent.task_arn.clone(),

@@ -10,10 +10,13 @@
 //! where an HTTP proxy follows does it speak as to an HTTP proxy: of what it says to such a proxy nothing is lost, not
 //! even the answer to its 407.
 //!
+//! What the session's own proxy asks for is said here, too: no page and no client sees it, or need know that it is asked.
+//!
 //! One listener for each proxy, on loopback, because a connection to it does not say which context it is made for. A
 //! page cannot use it: it is a port on loopback like others that are closed.
 
 mod bypass;
+mod counted;
 mod destinations;
 mod http;
 mod literal;
@@ -29,13 +32,16 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
 
 use self::bypass::Bypass;
+pub use self::counted::Carried;
 pub use self::destinations::{Closed, ClosedPort, Destinations, Resolver};
 use self::upstream::{Protocol, Upstream};
 use crate::hex;
+use crate::protocol::ProxyCredentials;
 
 /// Of one listener. Chromium itself keeps to about 256 for pages and as many WebSockets; each takes two file
 /// descriptors, which all sessions share.
@@ -68,6 +74,14 @@ impl Chain {
         Ok(Self { upstream, bypass })
     }
 
+    /// With what the proxy, if there is one, asks for.
+    pub fn with_credentials(mut self, credentials: Option<ProxyCredentials>) -> Self {
+        if let Some(upstream) = &mut self.upstream {
+            upstream.credentials = credentials;
+        }
+        self
+    }
+
     /// Whether the proxy is at an address that may be connected to, if it is written as one.
     pub fn check(&self, destinations: &Destinations) -> Result<(), Closed> {
         self.upstream.as_ref().map_or(Ok(()), |proxy| destinations.check_written(&proxy.host, proxy.port))
@@ -92,7 +106,17 @@ struct Inner {
     /// Which no page knows: a rule leads from it to loopback.
     name: String,
     destinations: Destinations,
+    /// The first is the session's own.
     routes: Mutex<Vec<Route>>,
+    noted: Arc<Noted>,
+}
+
+/// What is noted of a browser's proxies.
+#[derive(Debug, Default)]
+struct Noted {
+    /// That the session's own has refused its credentials. However often, it is told once.
+    refused: Notify,
+    carried: Carried,
 }
 
 #[derive(Debug)]
@@ -112,7 +136,7 @@ impl Egress {
     pub fn new(destinations: &Destinations) -> Self {
         let destinations = destinations.of_a_browser();
         let name = format!("{}.wallcrawler", hex::random(8));
-        Self(Arc::new(Inner { name, destinations, routes: Mutex::default() }))
+        Self(Arc::new(Inner { name, destinations, routes: Mutex::default(), noted: Arc::default() }))
     }
 
     /// For tests of what has nothing to do with it: loopback is closed.
@@ -125,19 +149,35 @@ impl Egress {
         &self.0.destinations
     }
 
+    /// Waits until the session's proxy has refused its credentials, which only one who waits is told.
+    pub async fn refused(&self) {
+        self.0.noted.refused.notified().await;
+    }
+
+    /// What goes through its proxies, those of contexts too.
+    pub fn carried(&self) -> &Carried {
+        &self.0.noted.carried
+    }
+
     /// For the browser's command line: nothing is resolved but this egress.
     pub fn resolver_rules(&self) -> String {
         format!("MAP {} {}, MAP * ~NOTFOUND", self.0.name, Ipv4Addr::LOCALHOST)
     }
 
     /// The proxy server that the browser is to be told, so that its connections go that way. The same way is the same
-    /// server.
+    /// server. The first is the session's own way; whoever names its proxy again means it with its credentials.
     ///
     /// # Errors
     /// When nothing can be listened on, or there are too many already.
-    pub fn server(&self, chain: Chain) -> io::Result<String> {
+    pub fn server(&self, mut chain: Chain) -> io::Result<String> {
         let scheme = if chain.is_http() { "http" } else { "socks5" };
         let mut routes = self.0.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = routes.first().and_then(|own| own.chain.upstream.as_ref());
+        if let (Some(upstream), Some(own)) = (&mut chain.upstream, own)
+            && upstream.is(own)
+        {
+            upstream.credentials.clone_from(&own.credentials);
+        }
         let port = match routes.iter().find(|route| route.chain == chain) {
             Some(route) => route.port.number(),
             None if routes.len() >= MAX_ROUTES => {
@@ -157,19 +197,21 @@ impl Egress {
         let listener = std::net::TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
         listener.set_nonblocking(true)?;
         let port = self.0.destinations.close_port(listener.local_addr()?.port());
-        let serving = serve(TcpListener::from_std(listener)?, Arc::new(chain.clone()), self.0.destinations.clone());
+        let (destinations, noted) = (self.0.destinations.clone(), Arc::clone(&self.0.noted));
+        let serving = serve(TcpListener::from_std(listener)?, Arc::new(chain.clone()), destinations, noted);
         Ok(Route { chain, port, task: tokio::spawn(serving).abort_handle() })
     }
 }
 
-async fn serve(listener: TcpListener, chain: Arc<Chain>, destinations: Destinations) {
+async fn serve(listener: TcpListener, chain: Arc<Chain>, destinations: Destinations, noted: Arc<Noted>) {
     // Dropped, and its connections with it, when this task is aborted.
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
                 Ok((browser, _)) => {
-                    connections.spawn(connection(browser, Arc::clone(&chain), destinations.clone()));
+                    let (chain, noted) = (Arc::clone(&chain), Arc::clone(&noted));
+                    connections.spawn(connection(browser, chain, destinations.clone(), noted));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a browser's connection could not be taken");
@@ -182,12 +224,12 @@ async fn serve(listener: TcpListener, chain: Arc<Chain>, destinations: Destinati
 }
 
 /// Until it has ended. How is nobody's concern but the two ends'.
-async fn connection(browser: TcpStream, chain: Arc<Chain>, destinations: Destinations) {
+async fn connection(browser: TcpStream, chain: Arc<Chain>, destinations: Destinations, noted: Arc<Noted>) {
     let _ = browser.set_nodelay(true);
     let ended = if chain.is_http() {
-        http::serve(browser, &chain, &destinations).await
+        http::serve(browser, &chain, &destinations, &noted).await
     } else {
-        socks::serve(browser, &chain, &destinations).await
+        socks::serve(browser, &chain, &destinations, &noted).await
     };
     if let Err(error) = ended {
         tracing::trace!(%error, "a browser's connection broke");

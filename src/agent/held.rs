@@ -1,11 +1,12 @@
 //! The sessions this container holds: from the moment a claim handed them out until their end is
 //! acknowledged, or the control plane itself said that it is over.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
+use super::egress::Carried;
 use crate::ids::SessionId;
 use crate::session::EndReason;
 
@@ -22,12 +23,17 @@ struct Life {
     lease: u64,
     stop: watch::Sender<Option<Stop>>,
     starting: bool,
+    /// What goes through its browser's proxies, and how much of it the control plane knows of.
+    carried: Carried,
+    told: u64,
 }
 
 #[derive(Default)]
 struct Table {
     /// By session and by lease: an old incarnation that is being killed keeps its slot beside its successor.
     lives: HashMap<(SessionId, u64), Life>,
+    /// What went through the proxies of those that are gone, until the control plane knows of it.
+    carried: BTreeMap<SessionId, u64>,
 }
 
 #[derive(Clone)]
@@ -62,7 +68,8 @@ impl Held {
             tell(life, Stop::Silently);
         }
         let key = (session.clone(), lease);
-        table.lives.insert(key.clone(), Life { lease, stop, starting: true });
+        let life = Life { lease, stop, starting: true, carried: Carried::default(), told: 0 };
+        table.lives.insert(key.clone(), life);
         Some(Seat { held: self.clone(), key, stop: stopped })
     }
 
@@ -91,6 +98,25 @@ impl Held {
         ids
     }
 
+    /// How much went through whose proxies so far, where it is more than the control plane knows of.
+    pub fn proxy_bytes(&self) -> BTreeMap<SessionId, u64> {
+        let table = self.lock();
+        let mut untold = table.carried.clone();
+        for ((session, _), life) in &table.lives {
+            note(&mut untold, session, life);
+        }
+        untold
+    }
+
+    /// The control plane knows of this now.
+    pub fn told(&self, bytes: &BTreeMap<SessionId, u64>) {
+        let mut table = self.lock();
+        table.carried.retain(|session, carried| bytes.get(session).is_none_or(|told| told < carried));
+        for ((session, _), life) in &mut table.lives {
+            life.told = bytes.get(session).copied().unwrap_or(0).max(life.told);
+        }
+    }
+
     pub fn len(&self) -> usize {
         self.lock().lives.len()
     }
@@ -114,6 +140,15 @@ impl Held {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Of two incarnations of one session, only one has had clients.
+fn note(untold: &mut BTreeMap<SessionId, u64>, session: &SessionId, life: &Life) {
+    let carried = life.carried.bytes();
+    if carried > life.told {
+        let most = untold.entry(session.clone()).or_default();
+        *most = carried.max(*most);
     }
 }
 
@@ -144,6 +179,13 @@ impl Seat {
         }
     }
 
+    /// It has a browser, and so proxies.
+    pub fn carries(&self, carried: &Carried) {
+        if let Some(life) = self.held.lock().lives.get_mut(&self.key) {
+            life.carried = carried.clone();
+        }
+    }
+
     /// Its browser is there, or never will be.
     pub fn started(&self) {
         if let Some(life) = self.held.lock().lives.get_mut(&self.key) {
@@ -154,7 +196,11 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.held.lock().lives.remove(&self.key);
+        let mut table = self.held.lock();
+        if let Some(life) = table.lives.remove(&self.key) {
+            note(&mut table.carried, self.session(), &life);
+        }
+        drop(table);
         self.held.changed.send_modify(|changes| *changes += 1);
     }
 }
@@ -211,5 +257,33 @@ mod tests {
         drop(held.seat(&SessionId::random(), 1));
         assert!(news.has_changed().expect("open"));
         assert!(held.is_empty());
+    }
+
+    /// Taken out: what a seat that is left leaves, and whose count was told.
+    #[test]
+    fn what_was_carried_is_told_until_it_is_known_also_of_those_that_are_gone() {
+        let held = Held::new(2);
+        let (mine, other) = (SessionId::random(), SessionId::random());
+        let (seat, silent) = (held.seat(&mine, 1).expect("free"), held.seat(&other, 1).expect("free"));
+        let carried = Carried::default();
+        seat.carries(&carried);
+        silent.carries(&Carried::default());
+        assert_eq!(held.proxy_bytes(), BTreeMap::new(), "nothing is nothing to tell");
+        carried.add(5);
+        let told = held.proxy_bytes();
+        assert_eq!(told, BTreeMap::from([(mine.clone(), 5)]));
+        carried.add(2);
+        held.told(&told);
+        assert_eq!(held.proxy_bytes(), BTreeMap::from([(mine.clone(), 7)]), "what has come since");
+        held.told(&held.proxy_bytes());
+        assert_eq!(held.proxy_bytes(), BTreeMap::new());
+        carried.add(1);
+        drop((seat, silent));
+        let last = held.proxy_bytes();
+        assert_eq!(last, BTreeMap::from([(mine.clone(), 8)]));
+        held.told(&told);
+        assert_eq!(held.proxy_bytes(), last, "an older word");
+        held.told(&last);
+        assert_eq!(held.proxy_bytes(), BTreeMap::new());
     }
 }

@@ -44,6 +44,7 @@ pub async fn live(agent: Arc<Agent>, claimed: ClaimedSession, mut seat: Seat, cl
     };
     let (how, gone) = match started {
         Ok(browser) => {
+            seat.carries(browser.egress().carried());
             let secret = hex::random(32);
             let (session, endpoint, home) =
                 (seat.session().clone(), browser.endpoint().clone(), browser.home().to_owned());
@@ -58,6 +59,7 @@ pub async fn live(agent: Arc<Agent>, claimed: ClaimedSession, mut seat: Seat, cl
             let open = agent.routes.open(session, secret.clone(), door, clients.clone(), Arc::clone(&left));
             let how = tokio::select! {
                 stop = announce_and_watch(&agent, &seat, &browser, secret, &clients, claimed_at) => stop,
+                stop = tell_of_refusal(&seat, &browser) => stop,
                 stop = &mut over => stop,
             };
             context::leave(&agent, &claimed, &browser).await;
@@ -93,7 +95,7 @@ pub async fn live(agent: Arc<Agent>, claimed: ClaimedSession, mut seat: Seat, cl
 async fn obtain(agent: &Agent, claimed: &ClaimedSession) -> Option<Browser> {
     let session = &claimed.session_id;
     let settings = match BrowserSettings::parse(&claimed.browser_settings) {
-        Ok(settings) => settings,
+        Ok(settings) => BrowserSettings { proxy_credentials: claimed.proxy_credentials.clone(), ..settings },
         Err(error) => {
             tracing::error!(session.id = %session, field = error.field, "a setting cannot be honoured");
             return None;
@@ -193,6 +195,13 @@ async fn announce_and_watch(
     seat.started();
     agent.warm.look_again();
     after_exit(exited.await)
+}
+
+/// Once, and it is no reason to stop.
+async fn tell_of_refusal(seat: &Seat, browser: &Browser) -> Stop {
+    browser.egress().refused().await;
+    tracing::warn!(session.id = %seat.session(), "the session's proxy refuses its credentials");
+    std::future::pending().await
 }
 
 fn after_exit(status: Option<std::process::ExitStatus>) -> Stop {

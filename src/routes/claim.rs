@@ -24,6 +24,7 @@ use crate::protocol::{
 use crate::session::{EndReason, Session};
 use crate::storage::{ObjectName, Use};
 use crate::tokens::{Subject, Tokens};
+use crate::whole;
 
 /// How long after a session's time is up its container may still store what it left.
 const FILES_TOKEN_EXTRA_MS: u64 = 10 * 60 * 1_000;
@@ -52,7 +53,7 @@ pub async fn claim_sessions(
     }
     let now_ms = now_ms();
     let mut sessions = Vec::with_capacity(claimed.sessions.len());
-    for (session, lease) in claimed.sessions {
+    for (session, details) in claimed.sessions {
         let setting = ContextSetting::of(&session.browser_settings);
         let files_token = Some(files_token(&tokens, &session, setting.as_ref(), now_ms));
         let mut context = None;
@@ -77,8 +78,9 @@ pub async fn claim_sessions(
             keep_alive: session.keep_alive,
             files_token,
             context,
-            lease,
+            lease: details.lease,
             extension,
+            proxy_credentials: details.proxy_credentials,
         });
     }
     Ok(Json(ClaimResponse {
@@ -124,6 +126,12 @@ pub fn check(request: &ClaimRequest, caller: &ContainerCaller) -> Result<(), Api
     }
     if request.session_ids.as_ref().is_some_and(|ids| ids.len() > MAX_SESSIONS_LIMIT as usize) {
         return Err(ApiError::invalid(format!("sessionIds: must be at most {MAX_SESSIONS_LIMIT}")));
+    }
+    if request.proxy_bytes.len() > 2 * MAX_SESSIONS_LIMIT as usize {
+        return Err(ApiError::invalid(format!("proxyBytes: must be of at most {} sessions", 2 * MAX_SESSIONS_LIMIT)));
+    }
+    if request.proxy_bytes.values().any(|bytes| *bytes > whole::EXACT) {
+        return Err(ApiError::invalid(format!("proxyBytes: must be from 0 to {} each", whole::EXACT)));
     }
     if request.wait_seconds > MAX_CLAIM_WAIT_SECONDS {
         return Err(ApiError::invalid(format!("waitSeconds: must be from 0 to {MAX_CLAIM_WAIT_SECONDS}")));

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::app::App;
-use crate::browser_settings::{BrowserSettings, ContextSetting};
+use crate::browser_settings::{self, BrowserSettings, ContextSetting};
 use crate::clock::now_ms;
 use crate::contexts;
 use crate::error::ApiError;
@@ -17,6 +17,7 @@ use crate::extension;
 use crate::hex;
 use crate::ids::ArchiveHash;
 use crate::lifecycle;
+use crate::protocol::ProxyCredentials;
 use crate::session::{NewSession, Session};
 use crate::store::{self, Allowance, Idempotency, Limits, Whose};
 
@@ -56,8 +57,11 @@ fn json_size(object: &Map<String, Value>) -> usize {
     serde_json::to_vec(object).map_or(usize::MAX, |json| json.len())
 }
 
-/// Checked, and without what is ours to answer with: it comes back from clients that send what they once received.
-pub fn browser_settings(mut settings: Map<String, Value>) -> Result<Map<String, Value>, ApiError> {
+/// Checked, and without what is ours to answer with: it comes back from clients that send what they once received. What
+/// is secret comes apart from what is not.
+pub fn browser_settings(
+    mut settings: Map<String, Value>,
+) -> Result<(Map<String, Value>, Option<ProxyCredentials>), ApiError> {
     settings.remove("cdpUrl");
     settings.remove("token");
     if json_size(&settings) > MAX_BROWSER_SETTINGS {
@@ -65,8 +69,9 @@ pub fn browser_settings(mut settings: Map<String, Value>) -> Result<Map<String, 
             "browserSettings: must be at most {MAX_BROWSER_SETTINGS} bytes of JSON"
         )));
     }
-    BrowserSettings::parse(&settings).map_err(|error| ApiError::invalid(error.message))?;
-    Ok(settings)
+    let parsed = BrowserSettings::parse(&settings).map_err(|error| ApiError::invalid(error.message))?;
+    browser_settings::remove_secrets(&mut settings);
+    Ok((settings, parsed.proxy_credentials))
 }
 
 pub fn user_metadata(metadata: Map<String, Value>) -> Result<Map<String, Value>, ApiError> {
@@ -134,9 +139,19 @@ pub async fn create(
     limits: &Limits,
 ) -> Result<(HeaderMap, Session), Refused> {
     let (context, extension) = tokio::join!(check_context(app, &new), extension_of(app, &new));
-    context?;
-    new.extension = extension?;
-    let error = match lifecycle::create(app, &new, idempotency, limits).await.map_err(ApiError::from)? {
+    let missing = context.and(extension).map(|archive| new.extension = archive).err();
+    // It may have gone since the same request made a session, which is the answer to it for as long as it is known. A new one
+    // it does not get: for that there is no room.
+    let no_room = missing.as_ref().map(|_| Limits { max_pending: 0, ..limits.clone() });
+    let limits = no_room.as_ref().unwrap_or(limits);
+    let created = match missing {
+        Some(error) if idempotency.is_none() => return Err(error.into()),
+        missing => match (lifecycle::create(app, &new, idempotency, limits).await.map_err(ApiError::from)?, missing) {
+            (store::Created::QueueFull(_), Some(missing)) => return Err(missing.into()),
+            (created, _) => created,
+        },
+    };
+    let error = match created {
         store::Created::New { session, allowance, .. } => {
             return Ok((allowance.as_ref().map(rate_headers).unwrap_or_default(), session));
         }

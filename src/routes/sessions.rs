@@ -67,7 +67,7 @@ pub struct SessionView {
     connect_url: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
-    /// As they were sent, and while it lives with `cdpUrl` (its `connectUrl`) and `token`.
+    /// As they were sent, without credentials of a proxy, and while it lives with `cdpUrl` (its `connectUrl`) and `token`.
     browser_settings: Map<String, Value>,
     user_metadata: Map<String, Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -137,6 +137,8 @@ impl CreateSession {
                 "timeout: must be a whole number of minutes from 1 to {MAX_TIMEOUT_MINUTES}"
             )));
         }
+        let settings = self.browser_settings.unwrap_or_default();
+        let (browser_settings, proxy_credentials) = create::browser_settings(settings)?;
         Ok(NewSession {
             id: SessionId::random(),
             user_id: user,
@@ -144,7 +146,8 @@ impl CreateSession {
             // Whole, and in range.
             timeout_ms: minutes as u64 * 60_000,
             keep_alive: self.keep_alive.unwrap_or(false),
-            browser_settings: create::browser_settings(self.browser_settings.unwrap_or_default())?,
+            browser_settings,
+            proxy_credentials,
             extension: None,
             user_metadata: create::user_metadata(self.user_metadata.unwrap_or_default())?,
         })

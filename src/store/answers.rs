@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::reply::Details;
 use crate::ids::{ContainerId, Owner, SessionId, UserId};
 use crate::protocol::WaitingConnection;
 use crate::session::{EndReason, Outlook, Session, SessionStatus};
@@ -100,6 +101,15 @@ pub enum Created {
     Full(Whose),
 }
 
+/// What an owner's sessions have used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Used {
+    /// How long those that have ended had a container.
+    pub container_ms: u64,
+    /// What went through their proxies, in both directions.
+    pub proxy_bytes: u64,
+}
+
 /// What a move leaves behind whose answer never came (Redis hung, or the client went away): Redis may carry it
 /// out all the same, and then there is a reservation nobody acts on, and perhaps a session nobody knows of.
 #[derive(Debug, Clone)]
@@ -123,7 +133,7 @@ pub enum NotComing<'a> {
 
 #[derive(Debug, Default)]
 pub struct Claimed {
-    pub sessions: Vec<(Session, u64)>,
+    pub sessions: Vec<(Session, Details)>,
     pub end: Vec<SessionId>,
     pub drain: bool,
     pub turn: Turn,

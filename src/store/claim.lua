@@ -1,6 +1,6 @@
 -- A container's heartbeat: registers it, settles which sessions it holds, and hands it those whose turn it is
 -- while it has room.
--- ARGV: now, container, address?, max, current, reported? (ids the container holds), phase, launched,
+-- ARGV: now, container, address?, max, current, reported? (ids the container holds), proxy_bytes {id: how many so far}, phase, launched,
 --   task_arn?, process? (its name), first (true: that process has had no answer yet), claim (this one's name), again (true: it has looked before, and waits), yield_for (how long a session is
 --   left to a fuller container), start_wait, launch_wait (what a container may take to come), max_containers, queue_wait, max_leases, retention
 -- Replies: claimed, drain (0 or 1), [id to end..], [session..], next (it is the one to look soon), yields (look again
@@ -21,6 +21,10 @@ local process = given(a.process) and redis.call('HGET', key, 'process')
 if process and process ~= a.process then
   if not a.first or a.phase == 'leaving' then return { 'replaced' } end
   forget_container(a.container, a.now, a.queue_wait, a.max_leases, a.retention)
+end
+
+if not a.again then
+  for id, bytes in pairs(a.proxy_bytes) do note_proxy_bytes(id, a.container, bytes) end
 end
 
 if a.phase == 'leaving' then

@@ -3,8 +3,9 @@
 --   queue_wait, max_pending, max_per_user and per_minute (0: no limit), max_per_project and project_per_minute (the
 --   same, if there is a project), container (the id to reserve), start_wait,
 --   policy {sessions_per_container, warm_slots, min_containers, max_containers},
---   project?, extension? (the hash of its archive), idempotency? {key, body, ttl}, or again? {body, attempt (0: the first), ttl}: what a client repeats without
---   a key, with a body that others may send as well
+--   project?, proxy_credentials? (a JSON text, which is kept no longer than the session lives), extension? (the hash of
+--   its archive), idempotency? {key, body, ttl}, or again? {body, attempt (0: the first), ttl}: what a client repeats
+--   without a key, with a body that others may send as well
 -- Replies: created, session, container id or '', the user's creates left, until all are back, the same of the project
 --          again, session           the same Idempotency-Key and body made it before, or an attempt whose answer was lost
 --          conflict                 the same key, another body
@@ -98,6 +99,7 @@ redis.call('HSET', session_key(a.id),
   'timeout', a.timeout, 'expiresAt', a.expires_at, 'keepAlive', a.keep_alive and '1' or '0',
   'browserSettings', a.browser_settings, 'userMetadata', a.user_metadata, 'queueSeq', seq)
 if project then redis.call('HSET', session_key(a.id), 'projectId', project) end
+if given(a.proxy_credentials) then redis.call('HSET', session_key(a.id), 'proxyCredentials', a.proxy_credentials) end
 if given(a.extension) then redis.call('HSET', session_key(a.id), 'extension', a.extension) end
 join_queue(a.id, a.user, seq)
 redis.call('ZADD', sessions_of(owner_of(a.user, project)), a.now, a.id)

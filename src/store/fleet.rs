@@ -31,6 +31,7 @@ impl Store {
                     "max": request.max_sessions,
                     "current": request.current_sessions,
                     "reported": request.session_ids,
+                    "proxy_bytes": request.proxy_bytes,
                     "phase": request.phase,
                     "launched": request.launched,
                     "task_arn": request.task_arn,
@@ -55,8 +56,7 @@ impl Store {
                 let mut handed = reply.list()?;
                 let mut sessions = Vec::new();
                 while !handed.is_empty() {
-                    let (session, details) = handed.session()?;
-                    sessions.push((session, details.lease));
+                    sessions.push(handed.session()?);
                 }
                 let turn = match reply.word()?.as_str() {
                     "next" => Turn::Next,

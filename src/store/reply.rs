@@ -5,10 +5,12 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 use fred::types::Value as RedisValue;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{Route, StoreError};
 use crate::container::{Container, FailedStarts, FleetSnapshot, Queue};
+use crate::protocol::ProxyCredentials;
 use crate::session::{Outlook, Session};
 
 /// What the store keeps about a session and the API does not show as it is.
@@ -18,6 +20,8 @@ pub struct Details {
     pub lease: u64,
     /// Its browser's `/json/version`.
     pub version: Map<String, Value>,
+    /// What its proxy asks for. Gone when it has ended.
+    pub proxy_credentials: Option<ProxyCredentials>,
 }
 
 /// What is left to read of an answer.
@@ -181,7 +185,11 @@ impl Reply {
         let outlook = parts.outlook()?;
         let details = Details {
             lease: fields.optional("lease")?.unwrap_or(0),
-            version: if fields.0.contains_key("version") { fields.object("version")? } else { Map::new() },
+            version: if fields.0.contains_key("version") { fields.json("version")? } else { Map::new() },
+            proxy_credentials: match fields.0.contains_key("proxyCredentials") {
+                true => Some(fields.json("proxyCredentials")?),
+                false => None,
+            },
         };
         let session = Session {
             id: fields.parse("sessionId")?,
@@ -194,13 +202,14 @@ impl Reply {
             expires_at_ms: fields.parse("expiresAt")?,
             timeout_ms: fields.parse("timeout")?,
             keep_alive: fields.text("keepAlive")? == "1",
-            browser_settings: fields.object("browserSettings")?,
+            browser_settings: fields.json("browserSettings")?,
             extension: fields.optional("extension")?,
-            user_metadata: fields.object("userMetadata")?,
+            user_metadata: fields.json("userMetadata")?,
             container_id: fields.optional("containerId")?,
             task_arn: fields.0.remove("taskArn"),
             ready: fields.0.contains_key("ready"),
             active_connections,
+            proxy_bytes: fields.optional("proxyBytes")?.unwrap_or(0),
             queue_position: rank.map(|rank| rank + 1),
             outlook,
             ended_at_ms: fields.optional("endedAt")?,
@@ -237,7 +246,7 @@ impl Fields {
         self.0.get(name).map(|text| parse(name, text)).transpose()
     }
 
-    fn object(&self, name: &str) -> Result<Map<String, Value>, StoreError> {
+    fn json<T: DeserializeOwned>(&self, name: &str) -> Result<T, StoreError> {
         serde_json::from_str(self.text(name)?).map_err(|error| StoreError::Unexpected(format!("{name}: {error}")))
     }
 }

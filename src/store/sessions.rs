@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    Allowance, Created, Ended, EndedBy, Idempotency, Limits, PageEnd, Readied, Store, StoreError, View, ViewedAt,
+    Allowance, Created, Ended, EndedBy, Idempotency, Limits, PageEnd, Readied, Store, StoreError, Used, View, ViewedAt,
     Wanted, Whose, reply, unexpected,
 };
 use crate::container::FleetPolicy;
@@ -51,6 +51,7 @@ impl Store {
                     "expires_at": now_ms + new.timeout_ms,
                     "keep_alive": new.keep_alive,
                     "browser_settings": Value::from(new.browser_settings.clone()).to_string(),
+                    "proxy_credentials": new.proxy_credentials.as_ref().map(|secret| json!(secret).to_string()),
                     "extension": new.extension,
                     "user_metadata": Value::from(new.user_metadata.clone()).to_string(),
                     "queue_wait": limits.queue_wait_ms,
@@ -142,11 +143,10 @@ impl Store {
         }
     }
 
-    /// How long an owner's ended sessions had a container, in milliseconds.
-    pub async fn usage(&self, owner: &Owner) -> Result<u64, StoreError> {
+    pub async fn usage(&self, owner: &Owner) -> Result<Used, StoreError> {
         let mut reply = self.call(&self.scripts.usage, json!({ "owner": owner })).await?;
         match reply.word()?.as_str() {
-            "usage" => reply.number(),
+            "usage" => Ok(Used { container_ms: reply.number()?, proxy_bytes: reply.number()? }),
             word => Err(unexpected("usage", word)),
         }
     }

@@ -239,7 +239,7 @@ local function end_session(id, now, reason, retention)
   redis.call('ZREM', DEADLINES, id)
   no_longer_live(id, user, project)
   if retention > 0 then
-    redis.call('HDEL', key, 'waitUntil', 'waitReason', 'cdpSecret', 'ready', 'reached',
+    redis.call('HDEL', key, 'waitUntil', 'waitReason', 'cdpSecret', 'proxyCredentials', 'ready', 'reached',
       'heldBytes', 'heldMessages')
     redis.call('HSET', key, 'status', 'ended', 'endedAt', now, 'endReason', reason)
     redis.call('ZADD', RETENTION, now + retention, id)
@@ -250,6 +250,18 @@ local function end_session(id, now, reason, retention)
     redis.call('ZREM', sessions_of(owner_of(user, project)), id)
   end
   publish('ended ' .. id .. ' ' .. reason .. ' ' .. (container or '-'))
+end
+
+-- How much went through a session's proxies, from the beginning on: what is said twice counts once. It is said only by
+-- the container that holds it, or in which it has ended.
+local function note_proxy_bytes(id, container, bytes)
+  local key = session_key(id)
+  local fields = redis.call('HMGET', key, 'containerId', 'userId', 'projectId', 'proxyBytes')
+  local more = bytes - number(fields[4])
+  if fields[1] ~= container or more <= 0 then return end
+  -- Lua would write so large a number with fewer digits than it has.
+  redis.call('HSET', key, 'proxyBytes', string.format('%.0f', bytes))
+  redis.call('HINCRBY', USAGE, 'proxyBytes:' .. owner_of(fields[2], fields[3]), string.format('%.0f', more))
 end
 
 -- The browser of this session is gone, and not by its own doing: whoever nobody has reached yet is

@@ -193,6 +193,7 @@ fn claimed(
         lease,
         files_token: Some(FilesToken(FILES_TOKEN.into())),
         extension: None,
+        proxy_credentials: None,
     }
 }
 

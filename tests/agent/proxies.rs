@@ -96,8 +96,9 @@ pub async fn http_proxy(credentials: Option<&'static str>) -> (u16, Asked) {
     (port, asked)
 }
 
-/// A SOCKS proxy of either version, behind which everybody says "by SOCKS".
-pub async fn socks_proxy() -> (u16, Asked) {
+/// A SOCKS proxy of either version, behind which everybody says "by SOCKS"; with `credentials` one of version 5, for those
+/// who have them.
+pub async fn socks_proxy(credentials: Option<(&'static str, &'static str)>) -> (u16, Asked) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("bound").port();
     let asked = Asked::default();
@@ -116,7 +117,11 @@ pub async fn socks_proxy() -> (u16, Asked) {
             } else {
                 let mut greeting = vec![0; usize::from(stream.read_u8().await.ok()?)];
                 stream.read_exact(&mut greeting).await.ok()?;
-                stream.write_all(&[5, 0]).await.ok()?;
+                if let Some(credentials) = credentials {
+                    introduce(&mut stream, &greeting, credentials).await?;
+                } else {
+                    stream.write_all(&[5, 0]).await.ok()?;
+                }
                 let mut request = [0; 5];
                 stream.read_exact(&mut request).await.ok()?;
                 let mut host = vec![0; usize::from(request[4])];
@@ -133,6 +138,25 @@ pub async fn socks_proxy() -> (u16, Asked) {
         }
     }));
     (port, asked)
+}
+
+/// RFC 1929.
+async fn introduce(stream: &mut BufReader<TcpStream>, offered: &[u8], (name, word): (&str, &str)) -> Option<()> {
+    if !offered.contains(&2) {
+        stream.write_all(&[5, 0xff]).await.ok()?;
+        return None;
+    }
+    stream.write_all(&[5, 2]).await.ok()?;
+    let mut said = vec![stream.read_u8().await.ok()?];
+    for _ in 0..2 {
+        let mut text = vec![0; usize::from(stream.read_u8().await.ok()?)];
+        stream.read_exact(&mut text).await.ok()?;
+        said.extend(text);
+        said.push(b' ');
+    }
+    let known = said == [b"\x01", name.as_bytes(), b" ", word.as_bytes(), b" "].concat();
+    stream.write_all(&[1, u8::from(!known)]).await.ok()?;
+    known.then_some(())
 }
 
 /// A site, and a note of every connection and datagram on its port, over either IP version.

@@ -53,6 +53,9 @@ def sessions(bb):
     assert bb.sessions.retrieve(created.id).connect_url is None
     assert bb.sessions.list(status="COMPLETED")[0].id == created.id
     assert bb.sessions.create().keep_alive is False
+    external = {"type": "external", "server": "http://127.0.0.1:1", "username": "name", "password": "a secret"}
+    proxied = bb.sessions.create(proxies=[external])
+    assert proxied.proxy_bytes == 0 and "secret" not in proxied.to_json(), proxied
 
 
 def extensions(bb):

@@ -123,6 +123,12 @@ impl Contents {
         let turns = self.hashes.get("pending-turns").cloned().unwrap_or_default();
         assert!(turns.keys().all(|user| waiting.contains_key(user)), "who does not wait has no turn");
 
+        for id in &ended {
+            let secrets: Vec<_> =
+                ["cdpSecret", "proxyCredentials"].into_iter().filter(|name| sessions[id].contains_key(*name)).collect();
+            assert!(secrets.is_empty(), "{id} has ended, and {secrets:?} is kept");
+        }
+
         let live: BTreeSet<String> = pending.union(&active).cloned().collect();
         assert_eq!(self.members("session-deadlines"), live, "every live session has a deadline, and no other");
         assert_eq!(self.members("session-retention"), ended, "every ended session will be forgotten");

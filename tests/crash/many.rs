@@ -69,6 +69,7 @@ async fn create(app: &App, fate: Fate) -> String {
         keep_alive: false,
         extension: None,
         browser_settings: serde_json::Map::new(),
+        proxy_credentials: None,
         user_metadata: [("stays".to_owned(), Value::from(fate == Fate::Stays))].into_iter().collect(),
     };
     // On two cores full of browsers Redis may be too slow for once. That is a 503, and a client comes again; what

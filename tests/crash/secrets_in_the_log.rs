@@ -3,12 +3,31 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 use crate::cdp::Cdp;
 use crate::scene::{PATIENCE, Scene};
 use crate::world::{SECRET, eventually};
 
 const KEY: &str = "key-that-is-nowhere-in-the-log";
+
+/// A proxy that refuses everybody.
+async fn refusing_proxy() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut asked = Vec::new();
+                while !asked.ends_with(b"\r\n\r\n") && stream.read_buf(&mut asked).await.is_ok_and(|read| read > 0) {}
+                let refusal = "HTTP/1.1 407 No\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n";
+                stream.write_all(refusal.as_bytes()).await
+            });
+        }
+    });
+    port
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_with_everything_in_it_has_no_secret_in_it() {
@@ -19,9 +38,13 @@ async fn a_log_with_everything_in_it_has_no_secret_in_it() {
         scene.start_by_hand("ctr-mine", &[]);
 
         // The whole life of a session, with a word of its own in everything that is somebody's.
+        let proxy = format!("http://127.0.0.1:{}", refusing_proxy().await);
         let body = json!({
             "userMetadata": {"note": "word-of-the-metadata"},
-            "browserSettings": {"viewport": {"width": 640, "height": 480}, "word-of-a-setting\n": "word-of-the-settings"},
+            "browserSettings": {
+                "viewport": {"width": 640, "height": 480}, "word-of-a-setting\n": "word-of-the-settings",
+                "proxy": {"server": proxy, "username": "name-for-a-proxy", "password": "word-for-a-proxy"},
+            },
         });
         let send = async |method: &str, path: &str, body: &Value, key: &str| {
             scene.send(method, path, body, ("x-api-key", key)).await.expect("the server listens")
@@ -32,6 +55,9 @@ async fn a_log_with_everything_in_it_has_no_secret_in_it() {
         let (id, url, token) = (text("id"), text("connectUrl"), text("token"));
         let mut cdp = Cdp::connect(&url).await;
         assert_eq!(cdp.evaluate("'word-of-' + 'the-page'").await, "word-of-the-page");
+        for _ in 0..2 {
+            cdp.try_call("Page.navigate", json!({"url": "http://shop.example/"})).await.expect("the proxy's refusal");
+        }
         let found = send("GET", &format!("/sessions/{id}/json/version?token={token}"), &Value::Null, KEY).await;
         let discovered = found.body["webSocketDebuggerUrl"].as_str().expect("a URL").to_owned();
         // The page's title and address are its user's, too; and whoever watches has a token in each address.
@@ -75,6 +101,8 @@ async fn a_log_with_everything_in_it_has_no_secret_in_it() {
             if ended == 1 { Ok(()) } else { Err(format!("{ended} ended")) }
         })
         .await;
+        let refused = scene.logged("the session's proxy refuses its credentials");
+        assert_eq!(refused.iter().map(|entry| &entry["session.id"]).collect::<Vec<_>>(), [&json!(id)], "once");
 
         let container_token = scene.token_of("ctr-mine");
         let log = scene.log();
@@ -95,6 +123,9 @@ async fn a_log_with_everything_in_it_has_no_secret_in_it() {
             ("a setting's name", "word-of-a-setting"),
             ("a faulty body", "word-of-a-faulty-body"),
             ("a CDP message", "word-of-"),
+            ("the name for a proxy", "name-for-a-proxy"),
+            ("the word for a proxy", "word-for-a-proxy"),
+            ("what the proxy is told", "bmFtZS1mb3ItYS1wcm94eTp3b3JkLWZvci1hLXByb3h5"),
         ]
         .into();
         let told: Vec<String> = secrets

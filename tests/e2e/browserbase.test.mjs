@@ -7,6 +7,7 @@ import Browserbase from "@browserbasehq/sdk";
 import { chromium } from "playwright-core";
 import puppeteer from "puppeteer-core";
 
+import { startProxy } from "./pages.mjs";
 import { eventually, KEY, leavesNothingBehind, OTHER_KEY, serverForThisFile, test } from "./support.mjs";
 
 const server = serverForThisFile({ DISCONNECT_GRACE_SECONDS: "1" });
@@ -58,6 +59,35 @@ test("sessions are listed by status and metadata, and only one's own", async () 
   assert.deepEqual(await other.sessions.list(), []);
   await assert.rejects(other.sessions.retrieve(session.id), Browserbase.NotFoundError);
   await assert.rejects(sdk({ apiKey: "no key" }).sessions.list(), Browserbase.AuthenticationError);
+});
+
+test("a proxy of one's own is told what it asks for, and what went through it is counted", async () => {
+  const bb = sdk();
+  const proxy = await startProxy("name:a secret of somebody");
+  const external = { type: "external", server: proxy.url, username: "name", password: "a secret of somebody" };
+  const { id: project } = (await bb.projects.list())[0];
+  for (const [word, title] of [[external.password, "By proxy"], ["a wrong one", ""]]) {
+    const session = await bb.sessions.create({ proxies: [{ ...external, password: word }] });
+    assert.equal(session.proxyBytes, 0);
+    const browser = await chromium.connectOverCDP(session.connectUrl);
+    const page = browser.contexts()[0].pages()[0];
+    const answer = await page.goto("http://shop.example/cart");
+    assert.deepEqual([await page.title(), answer.status()], [title, title ? 200 : 407]);
+    // What a client would say to that proxy is not what it is told.
+    const own = await browser.newContext({ proxy: { server: proxy.url, username: "name", password: external.password } });
+    const other = await own.newPage();
+    assert.equal((await other.goto("http://shop.example/")).status(), title ? 200 : 407);
+    await browser.close();
+    const ended = await bb.sessions.update(session.id, { status: "REQUEST_RELEASE" });
+    assert.ok(!JSON.stringify(ended).includes("secret"));
+    await eventually("the bytes are counted", async () => {
+      const [{ proxyBytes }, used] = [await bb.sessions.retrieve(session.id), await bb.projects.usage(project)];
+      assert.ok(proxyBytes > 200 && used.proxyBytes >= proxyBytes, `${proxyBytes} of ${used.proxyBytes}`);
+      return true;
+    });
+  }
+  proxy.stop();
+  assert.ok(proxy.asked.includes("http://shop.example/cart"), JSON.stringify(proxy.asked));
 });
 
 test("a project says what was used", async () => {

@@ -43,10 +43,18 @@ export async function startPages() {
   };
 }
 
-/** A forward proxy for plain HTTP that answers everything itself, and remembers what it was asked for. */
-export async function startProxy() {
+/**
+ * A forward proxy for plain HTTP that answers everything itself, and remembers what it was asked for; with `credentials`
+ * ("name:password") only to those who have them.
+ */
+export async function startProxy(credentials) {
   const asked = [];
+  const expected = credentials && `Basic ${Buffer.from(credentials).toString("base64")}`;
   const server = createServer((request, response) => {
+    if (expected && request.headers["proxy-authorization"] !== expected) {
+      response.writeHead(407, { "proxy-authenticate": 'Basic realm="proxy"' }).end("who are you?");
+      return;
+    }
     asked.push(request.url);
     response.writeHead(200, { "content-type": "text/html" }).end("<!doctype html><title>By proxy</title>");
   });

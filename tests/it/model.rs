@@ -8,10 +8,12 @@ use proptest::test_runner::{Config as ProptestConfig, TestRunner};
 use serde_json::Map;
 use wallcrawler::container::FleetPolicy;
 use wallcrawler::ids::{ConnectionId, ContainerId, Owner, ServerId, SessionId, UserId};
-use wallcrawler::protocol::{ClaimRequest, ContainerPhase, HeldMessage, ReadyRequest, WaitingConnection};
+use wallcrawler::protocol::{
+    ClaimRequest, ContainerPhase, HeldMessage, ProxyCredentials, ReadyRequest, WaitingConnection,
+};
 use wallcrawler::session::{EndReason, NewSession, SessionStatus};
 use wallcrawler::store::{
-    Connect, Created, Ended, EndedBy, Entered, Limits, Look, Lost, Outcome, Routed, Store, Wanted, Whose,
+    Connect, Created, Ended, EndedBy, Entered, Limits, Look, Lost, Outcome, Routed, Store, Used, Wanted, Whose,
 };
 
 use crate::audit::Contents;
@@ -57,6 +59,7 @@ pub fn new_session(user: &str, keep_alive: bool) -> NewSession {
         keep_alive,
         extension: None,
         browser_settings: Map::new(),
+        proxy_credentials: Some(ProxyCredentials { username: "user".to_owned(), password: "secret".to_owned() }),
         user_metadata: Map::new(),
     }
 }
@@ -75,6 +78,7 @@ pub fn claim_request(container: &ContainerId, max: u32, held: &[SessionId]) -> C
         address: Some("127.0.0.1:9".to_owned()),
         wait_seconds: 0,
         session_ids: Some(held.to_vec()),
+        proxy_bytes: BTreeMap::new(),
         phase: ContainerPhase::Serving,
         launched: false,
         task_arn: None,
@@ -142,6 +146,7 @@ struct Expected {
     keep_alive: bool,
     lease: u64,
     claimed_at: u64,
+    proxy_bytes: u64,
     container: Option<ContainerId>,
     ready: bool,
     reached: bool,
@@ -172,7 +177,7 @@ struct Model {
     /// What a gateway is to close, and since when.
     closing: BTreeMap<ConnectionId, (EndReason, u64)>,
     /// How long each owner's ended sessions had a container.
-    usage: BTreeMap<String, u64>,
+    usage: BTreeMap<String, Used>,
 }
 
 impl Model {
@@ -235,7 +240,7 @@ impl Model {
         let purge_at = self.now + limits().retention_ms;
         let session = &mut self.sessions[index];
         if session.status == SessionStatus::Active {
-            *self.usage.entry(session.owner.to_string()).or_default() += self.now - session.claimed_at;
+            self.usage.entry(session.owner.to_string()).or_default().container_ms += self.now - session.claimed_at;
         }
         session.status = SessionStatus::Ended;
         session.reason = Some(reason);
@@ -319,6 +324,7 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
                 keep_alive: *keep_alive,
                 lease: 0,
                 claimed_at: 0,
+                proxy_bytes: 0,
                 container: None,
                 ready: false,
                 reached: false,
@@ -340,6 +346,14 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
                 if *forgets { Vec::new() } else { model.containers.get(&id).cloned().unwrap_or_default() };
             let held: Vec<SessionId> = known.iter().map(|index| model.sessions[*index].id.clone()).collect();
             let mut request = claim_request(&id, u32::from(*max), &held);
+            // Of what it holds, or has ended there; and of others, which is not for it to say.
+            for session in model.sessions.iter_mut().filter(|session| session.purge_at > now) {
+                request.proxy_bytes.insert(session.id.clone(), session.proxy_bytes + 5);
+                if session.container.as_ref() == Some(&id) {
+                    session.proxy_bytes += 5;
+                    model.usage.entry(session.owner.to_string()).or_default().proxy_bytes += 5;
+                }
+            }
             if *draining {
                 request.phase = ContainerPhase::Draining;
                 model.draining.insert(id.clone());
@@ -380,7 +394,11 @@ async fn apply(store: &Store, server: &ServerId, model: &mut Model, step: &Move)
                 model.wait_for(index, Some(now + limits.browser_wait_ms), EndReason::FailedToStart);
             }
             assert_eq!(
-                claimed.sessions.into_iter().map(|(session, lease)| (session.id, lease)).collect::<BTreeSet<_>>(),
+                claimed
+                    .sessions
+                    .into_iter()
+                    .map(|(session, details)| (session.id, details.lease))
+                    .collect::<BTreeSet<_>>(),
                 expected
             );
             assert_eq!(claimed.drain, model.draining.contains(&id));
@@ -670,8 +688,8 @@ fn the_moves_do_what_the_model_says_in_any_order() {
             let projects = (0..2).map(|project| Owner::Project(format!("project_{project}").parse().expect("an id")));
             for owner in users.chain(projects) {
                 let used = store.usage(&owner).await.expect("redis answers");
-                let expected = model.usage.get(&owner.to_string()).copied().unwrap_or(0);
-                assert_eq!(used, expected, "how long {owner} had containers");
+                let expected = model.usage.get(&owner.to_string()).copied().unwrap_or_default();
+                assert_eq!(used, expected, "what {owner} has used");
                 for status in [SessionStatus::Pending, SessionStatus::Active] {
                     let wanted = Wanted { status: Some(status), ..Wanted::default() };
                     let (listed, _) = store.list(&owner, &wanted, 100, None).await.expect("redis answers");
@@ -687,6 +705,7 @@ fn the_moves_do_what_the_model_says_in_any_order() {
                         assert_eq!(session.end_reason, expected.reason);
                         let connections = expected.connections.len() + expected.gateway.len();
                         assert_eq!(session.active_connections, connections as u64);
+                        assert_eq!(session.proxy_bytes, expected.proxy_bytes);
                         if expected.status == SessionStatus::Active {
                             assert_eq!(session.container_id, expected.container);
                             assert_eq!(session.ready, expected.ready);

@@ -143,7 +143,7 @@ async fn of_two_processes_that_were_given_one_id_the_last_to_come_serves_and_the
     let ids = [create(&store, "user_1").await, create(&store, "user_1").await];
     let one = claim("one", true, &[], serving).await;
     assert_eq!(
-        one.sessions.iter().map(|(session, lease)| (&session.id, *lease)).collect::<Vec<_>>(),
+        one.sessions.iter().map(|(session, details)| (&session.id, details.lease)).collect::<Vec<_>>(),
         [(&ids[0], 1), (&ids[1], 1)]
     );
     let report = || ReadyRequest { lease: 1, cdp_secret: "0123456789abcdef".to_owned(), version: Map::new() };
@@ -157,7 +157,10 @@ async fn of_two_processes_that_were_given_one_id_the_last_to_come_serves_and_the
     assert!(!claim("one", true, &ids, serving).await.replaced);
     let two = claim("two", true, &[], serving).await;
     assert!(!two.replaced);
-    assert_eq!(two.sessions.iter().map(|(session, lease)| (&session.id, *lease)).collect::<Vec<_>>(), [(&ids[1], 2)]);
+    assert_eq!(
+        two.sessions.iter().map(|(session, details)| (&session.id, details.lease)).collect::<Vec<_>>(),
+        [(&ids[1], 2)]
+    );
     let lost = store.get(&ids[0]).await.expect("redis answers").expect("it is kept").0;
     assert_eq!((lost.status, lost.end_reason), (SessionStatus::Ended, Some(EndReason::ContainerLost)));
     for phase in [serving, ContainerPhase::Draining, ContainerPhase::Leaving] {

@@ -141,6 +141,61 @@ async fn what_can_be_honoured_reaches_the_browser() {
     }
 }
 
+/// Taken out: `remove_secrets` in `create::browser_settings`, what `end_session` deletes.
+#[tokio::test]
+async fn credentials_of_a_proxy_get_to_the_container_and_nowhere_else() {
+    let world = World::new(&[]).await;
+    let client = world.client("key-one");
+    let redis = world.redis.client().await;
+    let server = "http://10.0.0.1:8080";
+    let (name, word) = ("name-of-somebody", "word-of-somebody");
+    let proxy = json!({"server": server, "username": name, "password": word});
+    let external = json!({"type": "external", "server": server, "username": name, "password": word});
+    for (path, body) in [
+        ("/sessions", json!({"browserSettings": {"proxy": proxy}})),
+        ("/v1/sessions", json!({"browserSettings": {"proxy": proxy}})),
+        ("/v1/sessions", json!({"proxies": [external]})),
+    ] {
+        let created = client.post(path, &body).await;
+        assert_eq!(created.status, StatusCode::CREATED, "{created:?}");
+        let id = id(&created.body).to_owned();
+        // To one container, and, as that is lost, to another.
+        for container in ["ctr-a", "ctr-b"] {
+            let claim = world.container(container).claim(container, 1, &[]).await;
+            let claimed = &claim["sessions"][0];
+            assert_eq!(claimed["browserSettings"], json!({"proxy": {"server": server}}), "{body}");
+            assert_eq!(claimed["proxyCredentials"], json!({"username": name, "password": word}), "{body}");
+            if container == "ctr-a" {
+                let leaving = json!({
+                    "containerId": container, "currentSessions": 0, "maxSessions": 1, "phase": "leaving", "waitSeconds": 0,
+                });
+                assert_eq!(world.container(container).post("/sessions/claim", &leaving).await.status, StatusCode::OK);
+            }
+        }
+        let mut told = vec![created];
+        for path in [&format!("/sessions/{id}"), &format!("/v1/sessions/{id}"), "/sessions", "/v1/sessions"] {
+            told.push(client.get(path).await);
+        }
+        told.push(client.delete(&format!("/sessions/{id}")).await);
+        told.push(client.get(&format!("/sessions/{id}")).await);
+        let told = format!("{told:?}");
+        assert!(told.contains(server) && !told.contains(name) && !told.contains(word), "{told}");
+        let contents = Contents::read(&redis).await;
+        contents.check();
+        let kept = format!("{contents:?}");
+        assert!(kept.contains(server) && !kept.contains(name) && !kept.contains(word), "{kept}");
+        world.container("ctr-b").claim("ctr-b", 1, &[]).await;
+    }
+    // With another password it is another request.
+    let keyed = world.client("key-one").with("idempotency-key", "same").with("content-type", "application/json");
+    let mut statuses = vec![];
+    for word in [word, word, "another word"] {
+        let body = json!({"browserSettings": {"proxy": {"server": server, "username": name, "password": word}}});
+        statuses.push(keyed.send("POST", "/sessions", body.to_string()).await.status);
+    }
+    assert_eq!(statuses, [StatusCode::CREATED, StatusCode::CREATED, StatusCode::CONFLICT]);
+}
+
 #[tokio::test]
 async fn what_cannot_be_honoured_is_refused_by_the_fields_name_and_changes_nothing() {
     let world = World::new(&[]).await;
@@ -191,7 +246,10 @@ async fn what_cannot_be_honoured_is_refused_by_the_fields_name_and_changes_nothi
         (json!({"proxies": [{"type": "none"}, {"type": "none"}]}), "proxies[1]", "not_available"),
         (json!({"proxies": [{"type": "external"}]}), "proxies[0].server", "invalid_request"),
         (external(json!({"server": "hunter2"})), "proxies[0].server", "invalid_request"),
-        (external(json!({"password": "hunter2"})), "proxies[0].password", "not_available"),
+        (external(json!({"server": "http://hunter2:hunter2@h:1"})), "proxies[0].server", "invalid_request"),
+        (external(json!({"password": "hunter2"})), "proxies[0].password", "invalid_request"),
+        (external(json!({"username": "hunter2\n"})), "proxies[0].username", "invalid_request"),
+        (external(json!({"server": "socks4://h:1", "username": "hunter2"})), "proxies[0].username", "invalid_request"),
         (external(json!({"domainPattern": "a"})), "proxies[0].domainPattern", "not_available"),
     ] {
         let start = json!({"browserbaseSessionCreateParams": body});
@@ -371,6 +429,49 @@ async fn a_project_says_what_its_sessions_used() {
     assert_eq!(usage("key-one", "shop").await["browserMinutes"], 3, "once");
     assert_eq!(usage("key-two", "lab").await["browserMinutes"], 0, "not another project's");
     Contents::read(&redis).await.check();
+}
+
+/// Taken out: that what is said twice counts once, whose session it must be, and that an ended one is still heard of.
+#[tokio::test]
+async fn what_goes_through_proxies_is_counted_as_containers_tell_it() {
+    let world = World::new(&[]).await;
+    let client = world.client("key-one");
+    let project = client.get("/v1/projects").await.body[0]["id"].as_str().expect("an id").to_owned();
+    let session = create(&world, &json!({})).await;
+    let id = id(&session);
+    let claim = async |container: &str, held: &[&str], bytes: Value| {
+        let request = json!({
+            "containerId": container, "currentSessions": held.len(), "maxSessions": 1, "waitSeconds": 0,
+            "sessionIds": held, "proxyBytes": bytes,
+        });
+        world.container(container).post("/sessions/claim", &request).await
+    };
+    let told = async || {
+        let used = client.get(&format!("/v1/projects/{project}/usage")).await.body["proxyBytes"].clone();
+        let one = client.get(&format!("/v1/sessions/{id}")).await.body["proxyBytes"].clone();
+        assert_eq!(client.get("/v1/sessions").await.body[0]["proxyBytes"], one);
+        [one, used]
+    };
+    claim("ctr-a", &[], json!({})).await;
+    assert_eq!(told().await, [json!(0), json!(0)]);
+    for bytes in [7_000_000_000_000_000u64, 7_000_000_000_000_001, 7_000_000_000_000_001, 5] {
+        assert_eq!(claim("ctr-a", &[id], json!({id: bytes})).await.status, StatusCode::OK);
+    }
+    let bytes = json!(7_000_000_000_000_001u64);
+    assert_eq!(told().await, [bytes.clone(), bytes.clone()]);
+    let elsewhere = json!({id: 7_000_000_000_000_009u64, "ses_of_nobody": 5});
+    assert_eq!(claim("ctr-b", &[], elsewhere).await.status, StatusCode::OK);
+    assert_eq!(told().await, [bytes.clone(), bytes]);
+    client.delete(&format!("/sessions/{id}")).await;
+    let (cost, answer) =
+        cost(&world.redis.client().await, claim("ctr-a", &[], json!({id: 7_000_000_000_000_003u64}))).await;
+    assert_eq!((cost, answer.status), (1, StatusCode::OK));
+    let last = json!(7_000_000_000_000_003u64);
+    assert_eq!(told().await, [last.clone(), last]);
+    for wrong in [json!({id: -1}), json!({id: 1.5}), json!({id: u64::MAX}), json!({"a b": 1}), json!([])] {
+        assert_eq!(claim("ctr-a", &[], wrong.clone()).await.status, StatusCode::BAD_REQUEST, "{wrong}");
+    }
+    Contents::read(&world.redis.client().await).await.check();
 }
 
 #[tokio::test]

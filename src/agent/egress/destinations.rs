@@ -47,6 +47,8 @@ pub enum ConnectError {
     Late,
     #[error("the proxy {0}")]
     Proxy(String),
+    #[error("the proxy refuses the session's credentials")]
+    Credentials,
 }
 
 /// In threads, of which the whole container has some hundreds; a name server that a page chooses may keep one waiting for

@@ -1,5 +1,6 @@
 //! A browser's connection that is to go through an HTTP proxy. The browser says what it would say to that proxy, and it
-//! goes on as it is: with the credentials that the browser was given for it, and the proxy's own refusals back.
+//! goes on as it is: with the credentials that the browser was given for it, and the proxy's own refusals back. But where
+//! the session has credentials for the proxy, it is these that are sent, whatever the browser was given.
 //!
 //! Only the first request of a connection is read. Chromium makes connections of their own for each host, also to a
 //! proxy, so those that follow are for the same one.
@@ -7,21 +8,30 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader, copy, copy_buf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::counted::Counted;
 use super::destinations::{ConnectError, Destinations};
-use super::upstream::split_authority;
-use super::{Chain, splice};
+use super::upstream::{Stream, split_authority};
+use super::{Chain, DOWN, Noted, splice};
 use crate::causes::Causes;
+use crate::protocol::ProxyCredentials;
 
 /// Chromium's own limit for what it sends is higher than most servers'.
 const MAX_HEAD: usize = 256 * 1024;
 /// From its first byte on: a connection that is made ahead waits for its request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub async fn serve(mut browser: TcpStream, chain: &Chain, destinations: &Destinations) -> io::Result<()> {
+pub async fn serve(
+    mut browser: TcpStream,
+    chain: &Chain,
+    destinations: &Destinations,
+    noted: &Noted,
+) -> io::Result<()> {
     let mut read = Vec::with_capacity(1_024);
     if browser.read_buf(&mut read).await? == 0 {
         return Ok(());
@@ -32,8 +42,11 @@ pub async fn serve(mut browser: TcpStream, chain: &Chain, destinations: &Destina
         return refuse(&mut browser, "400 Bad Request", "this is a proxy").await;
     };
     let outcome = match chain.upstream_for(request.scheme(), request.host, request.port) {
-        Some(proxy) => match destinations.check_written(request.host, request.port) {
-            Ok(()) => proxy.connect(destinations).await,
+        Some(upstream) => match destinations.check_written(request.host, request.port) {
+            Ok(()) => {
+                let proxy = upstream.connect(destinations).await;
+                proxy.map(|proxy| (Counted::new(proxy, &noted.carried), &upstream.credentials))
+            }
             Err(closed) => Err(closed.into()),
         },
         None => match destinations.connect(request.host, request.port).await {
@@ -42,9 +55,14 @@ pub async fn serve(mut browser: TcpStream, chain: &Chain, destinations: &Destina
         },
     };
     match outcome {
-        Ok(mut proxy) => {
+        Ok((mut proxy, None)) => {
             proxy.write_all(&read).await?;
             splice(&mut browser, &mut proxy).await
+        }
+        Ok((mut proxy, Some(credentials))) => {
+            proxy.write_all(request.for_proxy(credentials).as_bytes()).await?;
+            proxy.write_all(&read[request.length..]).await?;
+            introduced(browser, proxy, request.path.is_none(), noted).await
         }
         Err(error) => {
             tracing::debug!(error = %Causes(&error), "a page's connection is not made");
@@ -59,18 +77,63 @@ pub async fn serve(mut browser: TcpStream, chain: &Chain, destinations: &Destina
 }
 
 /// Where the head ends, once all of it is there. `None`: it does not.
-async fn read_head(browser: &mut TcpStream, read: &mut Vec<u8>) -> io::Result<Option<usize>> {
+async fn read_head<R: AsyncRead + Unpin>(from: &mut R, read: &mut Vec<u8>) -> io::Result<Option<usize>> {
     let mut looked_at: usize = 0;
     loop {
-        let from = looked_at.saturating_sub(3);
-        if let Some(at) = read[from..].windows(4).position(|bytes| bytes == b"\r\n\r\n") {
-            return Ok(Some(from + at + 4));
+        let start = looked_at.saturating_sub(3);
+        if let Some(at) = read[start..].windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+            return Ok(Some(start + at + 4));
         }
         looked_at = read.len();
-        if read.len() >= MAX_HEAD || browser.read_buf(read).await? == 0 {
+        if read.len() >= MAX_HEAD || from.read_buf(read).await? == 0 {
             return Ok(None);
         }
     }
+}
+
+/// What is said to and fro once the proxy was told who asks. That it refuses is no question to the browser, which would
+/// ask its client, and the answer would not be sent: so the question is left out, and the refusal is an answer like others.
+async fn introduced(
+    mut browser: TcpStream,
+    proxy: Counted<Box<dyn Stream>>,
+    tunnel: bool,
+    noted: &Noted,
+) -> io::Result<()> {
+    let (mut from_proxy, mut to_proxy) = tokio::io::split(proxy);
+    let (mut from_browser, mut to_browser) = browser.split();
+    let up = async {
+        copy(&mut from_browser, &mut to_proxy).await?;
+        to_proxy.shutdown().await
+    };
+    // At the same time: a server may want all of what is posted before it answers.
+    let down = async {
+        let mut read = Vec::with_capacity(1_024);
+        let end = read_head(&mut from_proxy, &mut read).await?.unwrap_or(0);
+        let refuses = read.get(8..13) == Some(b" 407 ");
+        if refuses {
+            noted.refused.notify_one();
+        }
+        // A tunnel has no connection to be kept or closed.
+        if end > 0 && (refuses || !tunnel) {
+            to_browser.write_all(&for_browser(&read[..end])).await?;
+        } else {
+            to_browser.write_all(&read[..end]).await?;
+        }
+        to_browser.write_all(&read[end..]).await?;
+        copy_buf(&mut BufReader::with_capacity(DOWN, from_proxy), &mut to_browser).await?;
+        to_browser.shutdown().await
+    };
+    tokio::try_join!(up, down).map(|_| ())
+}
+
+/// The head of an answer that is its connection's last, and asks for no credentials.
+fn for_browser(head: &[u8]) -> Vec<u8> {
+    let is =
+        |line: &[u8], name: &str| line.get(..name.len()).is_some_and(|it| it.eq_ignore_ascii_case(name.as_bytes()));
+    let dropped =
+        |line: &[u8]| ["connection:", "proxy-connection:", "proxy-authenticate:"].iter().any(|name| is(line, name));
+    let lines = head.split_inclusive(|byte| *byte == b'\n').filter(|line| *line != b"\r\n" && !dropped(line));
+    lines.chain([b"Connection: close\r\n\r\n".as_slice()]).flatten().copied().collect()
 }
 
 async fn refuse(browser: &mut TcpStream, status: &str, why: &str) -> io::Result<()> {
@@ -88,6 +151,7 @@ async fn refuse(browser: &mut TcpStream, status: &str, why: &str) -> io::Result<
 #[derive(Debug, PartialEq, Eq)]
 struct Request<'a> {
     method: &'a str,
+    target: &'a str,
     host: &'a str,
     port: u16,
     /// What a server would be asked for; `None`: a tunnel is.
@@ -115,7 +179,7 @@ impl<'a> Request<'a> {
             (authority, Some(path), 80)
         };
         let (host, port) = split_authority(authority, port).filter(|(_, port)| *port > 0)?;
-        Some(Self { method, host, port, path, headers, length })
+        Some(Self { method, target, host, port, path, headers, length })
     }
 
     fn scheme(&self) -> Option<&'static str> {
@@ -135,7 +199,20 @@ impl<'a> Request<'a> {
 
     fn for_server(&self, path: &str) -> String {
         let slash = if path.starts_with('/') { "" } else { "/" };
-        let mut head = format!("{} {slash}{path} HTTP/1.1\r\n", self.method);
+        self.rewritten(&format!("{slash}{path}"), "Connection: close\r\n")
+    }
+
+    /// With the session's credentials for it. A plain request is its connection's last here, too: those that followed
+    /// would be without them.
+    fn for_proxy(&self, credentials: &ProxyCredentials) -> String {
+        let basic = STANDARD.encode(format!("{}:{}", credentials.username, credentials.password));
+        let last = if self.path.is_some() { "Connection: close\r\n" } else { "" };
+        self.rewritten(self.target, &format!("Proxy-Authorization: Basic {basic}\r\n{last}"))
+    }
+
+    /// Without what the browser has to say to a proxy and of the connection, and with `more`.
+    fn rewritten(&self, target: &str, more: &str) -> String {
+        let mut head = format!("{} {target} HTTP/1.1\r\n", self.method);
         for header in self.headers.split("\r\n") {
             let name = header.split(':').next().unwrap_or_default().to_ascii_lowercase();
             if !name.is_empty() && !name.starts_with("proxy-") && name != "connection" {
@@ -143,7 +220,7 @@ impl<'a> Request<'a> {
                 head.push_str("\r\n");
             }
         }
-        head + "Connection: close\r\n\r\n"
+        head + more + "\r\n"
     }
 }
 
@@ -189,5 +266,30 @@ mod tests {
             "GET /?b HTTP/1.1\r\nHost: a.example\r\nAccept: */*\r\nConnection: close\r\n\r\n"
         );
         assert_eq!(request.length, head.len());
+    }
+
+    #[test]
+    fn a_proxy_gets_the_sessions_credentials_and_no_others() {
+        let credentials = ProxyCredentials { username: "user".to_owned(), password: "secret".to_owned() };
+        for (line, last) in
+            [("POST http://a.example/b HTTP/1.1", "Connection: close\r\n"), ("CONNECT a.example:443 HTTP/1.1", "")]
+        {
+            let head = format!(
+                "{line}\r\nHost: a.example\r\nProxy-Connection: keep-alive\r\nproxy-authorization: Basic b3RoZXI6MQ==\r\n\r\n"
+            );
+            let request = Request::parse(head.as_bytes()).expect("a request");
+            assert_eq!(
+                request.for_proxy(&credentials),
+                format!("{line}\r\nHost: a.example\r\nProxy-Authorization: Basic dXNlcjpzZWNyZXQ=\r\n{last}\r\n")
+            );
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_the_last_says_so_and_asks_for_nothing() {
+        let head =
+            "HTTP/1.1 407 No\r\nProxy-Authenticate: Basic\r\nCONNECTION: keep-alive\r\nContent-Length: 2\r\n\r\n";
+        let last = "HTTP/1.1 407 No\r\nContent-Length: 2\r\nConnection: close\r\n\r\n";
+        assert_eq!(String::from_utf8_lossy(&for_browser(head.as_bytes())), last);
     }
 }

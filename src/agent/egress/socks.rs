@@ -9,8 +9,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::counted::Counted;
 use super::destinations::{ConnectError, Destinations};
-use super::{Chain, splice};
+use super::{Chain, Noted, splice};
 use crate::causes::Causes;
 
 /// Chromium asks as soon as it has connected.
@@ -30,21 +31,33 @@ enum Reply {
     UnknownCommand = 7,
 }
 
-pub async fn serve(mut browser: TcpStream, chain: &Chain, destinations: &Destinations) -> io::Result<()> {
+pub async fn serve(
+    mut browser: TcpStream,
+    chain: &Chain,
+    destinations: &Destinations,
+    noted: &Noted,
+) -> io::Result<()> {
     let asked = timeout(GREETING_TIMEOUT, asked_for(&mut browser)).await.map_err(io::Error::other)??;
     let Some((host, port)) = asked else {
         return answer(&mut browser, Reply::UnknownCommand).await;
     };
-    let connected = match chain.upstream_for(None, &host, port) {
+    let proxy = chain.upstream_for(None, &host, port);
+    let connected = match proxy {
         Some(proxy) => proxy.reach(destinations, &host, port).await,
         None => destinations.connect(&host, port).await,
     };
     match connected {
         Ok(mut server) => {
             answer(&mut browser, Reply::Connected).await?;
+            if proxy.is_some() {
+                return splice(&mut browser, &mut Counted::new(server, &noted.carried)).await;
+            }
             splice(&mut browser, &mut server).await
         }
         Err(error) => {
+            if matches!(error, ConnectError::Credentials) {
+                noted.refused.notify_one();
+            }
             // Where its client went is not for the log; why it did not get there is.
             tracing::debug!(error = %Causes(&error), "a page's connection is not made");
             let closed = matches!(error, ConnectError::Closed(_));

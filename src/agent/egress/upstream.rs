@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::destinations::{ConnectError, Destinations};
 use super::{literal, tls};
+use crate::protocol::ProxyCredentials;
 
 /// How long a proxy may take, which first has to reach the destination itself.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -30,6 +31,8 @@ pub struct Upstream {
     /// Without brackets.
     pub host: String,
     pub port: u16,
+    /// What it asks for, if that is known here.
+    pub credentials: Option<ProxyCredentials>,
 }
 
 /// To an HTTP proxy, encrypted or not.
@@ -64,7 +67,12 @@ impl Upstream {
         }
         let (host, port) = split_authority(authority, default_port)
             .ok_or_else(|| "a proxy is [http|https|socks4|socks5://]host[:port]".to_owned())?;
-        Ok(Some(Self { protocol, host: host.to_owned(), port }))
+        Ok(Some(Self { protocol, host: host.to_owned(), port, credentials: None }))
+    }
+
+    /// Whether it is the same proxy, spoken to in the same way.
+    pub fn is(&self, other: &Self) -> bool {
+        self.protocol == other.protocol && self.host.eq_ignore_ascii_case(&other.host) && self.port == other.port
     }
 
     /// A connection to the HTTP proxy itself.
@@ -91,7 +99,7 @@ impl Upstream {
             }
             destinations.check_written(host, port)?;
             let mut stream = destinations.connect(&self.host, self.port).await?;
-            socks5(&mut stream, host, port).await?;
+            socks5(&mut stream, host, port, self.credentials.as_ref()).await?;
             Ok(stream)
         };
         timeout(ANSWER_TIMEOUT, asking).await.unwrap_or(Err(ConnectError::Late))
@@ -117,13 +125,25 @@ fn broken(error: io::Error) -> ConnectError {
     ConnectError::Proxy(format!("broke the connection off: {error}"))
 }
 
-/// RFC 1928, without authentication.
-async fn socks5(proxy: &mut TcpStream, host: &str, port: u16) -> Result<(), ConnectError> {
-    proxy.write_all(&[5, 1, 0]).await.map_err(broken)?;
+/// RFC 1928. Where there are credentials the proxy may do without them, as it likes.
+async fn socks5(
+    proxy: &mut TcpStream,
+    host: &str,
+    port: u16,
+    credentials: Option<&ProxyCredentials>,
+) -> Result<(), ConnectError> {
+    let offered: &[u8] = if credentials.is_some() { &[5, 2, 0, 2] } else { &[5, 1, 0] };
+    proxy.write_all(offered).await.map_err(broken)?;
     let mut chosen = [0; 2];
     proxy.read_exact(&mut chosen).await.map_err(broken)?;
-    if chosen != [5, 0] {
-        return Err(ConnectError::Proxy("wants credentials, or is no SOCKS 5 proxy".to_owned()));
+    match (chosen, credentials) {
+        ([5, 0], _) => {}
+        ([5, 2], Some(credentials)) => authenticate(proxy, credentials).await?,
+        _ => {
+            return Err(ConnectError::Proxy(
+                "asks for something else than it is given, or is no SOCKS 5 proxy".to_owned(),
+            ));
+        }
     }
     let mut request = vec![5, 1, 0];
     match literal::parse(host) {
@@ -158,6 +178,20 @@ async fn socks5(proxy: &mut TcpStream, host: &str, port: u16) -> Result<(), Conn
     Ok(())
 }
 
+/// RFC 1929.
+async fn authenticate(proxy: &mut TcpStream, credentials: &ProxyCredentials) -> Result<(), ConnectError> {
+    let mut said = vec![1];
+    for text in [&credentials.username, &credentials.password] {
+        // Longer ones are refused when a session is created.
+        said.push(u8::try_from(text.len()).map_err(|_| ConnectError::Credentials)?);
+        said.extend(text.as_bytes());
+    }
+    proxy.write_all(&said).await.map_err(broken)?;
+    let mut answer = [0; 2];
+    proxy.read_exact(&mut answer).await.map_err(broken)?;
+    if answer[1] == 0 { Ok(()) } else { Err(ConnectError::Credentials) }
+}
+
 async fn socks4(proxy: &mut TcpStream, addresses: &[SocketAddr]) -> Result<(), ConnectError> {
     let Some(SocketAddr::V4(address)) = addresses.iter().find(|address| address.is_ipv4()) else {
         return Err(ConnectError::Proxy("reaches IPv4 addresses only, and there is none".to_owned()));
@@ -178,6 +212,18 @@ async fn socks4(proxy: &mut TcpStream, addresses: &[SocketAddr]) -> Result<(), C
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_proxy_is_the_same_however_its_name_is_written() {
+        let read = |server: &str| Upstream::parse(server).expect(server).expect(server);
+        let own = read("http://proxy.example:80");
+        for same in ["http://PROXY.example:80", "proxy.example", "http://proxy.example/"] {
+            assert!(own.is(&read(same)), "{same}");
+        }
+        for other in ["https://proxy.example:80", "socks5://proxy.example:80", "proxy.example:81", "a.proxy.example"] {
+            assert!(!own.is(&read(other)), "{other}");
+        }
+    }
 
     #[test]
     fn a_proxy_is_read_as_it_is_usually_written() {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::auth::Caller;
-use crate::browser_settings::{BrowserSettings, proxy_server_schema};
+use crate::browser_settings::{BrowserSettings, proxy_credential_schema, proxy_server_schema};
 use crate::error::ApiError;
 use crate::ids::SessionId;
 use crate::routes::create;
@@ -64,7 +64,7 @@ pub struct CreateParameters {
     timeout: Option<f64>,
     #[schemars(extend("default" = false))]
     keep_alive: Option<bool>,
-    /// One proxy of your own, that needs no credentials, for all that the browser fetches; or none.
+    /// One proxy of your own, for all that the browser fetches; or none.
     #[schemars(with = "Option<Proxies>")]
     proxies: Option<Value>,
     proxy_settings: Option<Map<String, Value>>,
@@ -77,7 +77,7 @@ pub struct CreateParameters {
     browser_settings: Option<Map<String, Value>>,
 }
 
-/// What `proxy_server` takes.
+/// What `proxy` takes.
 struct Proxies;
 
 impl JsonSchema for Proxies {
@@ -93,7 +93,12 @@ impl JsonSchema for Proxies {
             {
                 "type": "object",
                 "required": ["type", "server"],
-                "properties": { "type": { "const": "external" }, "server": proxy_server_schema() },
+                "properties": {
+                    "type": { "const": "external" },
+                    "server": proxy_server_schema(),
+                    "username": proxy_credential_schema("For the proxy."),
+                    "password": proxy_credential_schema("Needs a username beside it."),
+                },
             },
         ] } },
     ] })
@@ -134,9 +139,11 @@ impl CreateParameters {
                 return Err(ApiError::invalid("extensionId: must be the same as browserSettings.extensionId"));
             }
         }
-        if let Some(server) = self.proxies.as_ref().map_or(Ok(None), proxy_server)? {
-            settings.insert("proxy".to_owned(), json!({ "server": server }));
+        if let Some(proxy) = self.proxies.as_ref().map_or(Ok(None), proxy)? {
+            settings.insert("proxy".to_owned(), proxy.into());
         }
+        let (browser_settings, proxy_credentials) =
+            create::browser_settings(settings).map_err(|error| of_proxies(error, &self.proxies))?;
         Ok(NewSession {
             id: SessionId::random(),
             user_id: caller.user.clone(),
@@ -144,7 +151,8 @@ impl CreateParameters {
             // Whole, and in range.
             timeout_ms: seconds as u64 * 1_000,
             keep_alive: self.keep_alive.unwrap_or(false),
-            browser_settings: create::browser_settings(settings).map_err(|error| of_proxies(error, &self.proxies))?,
+            browser_settings,
+            proxy_credentials,
             extension: None,
             user_metadata: create::user_metadata(self.user_metadata.unwrap_or_default())?,
         })
@@ -181,8 +189,8 @@ fn browser_settings(mut settings: Map<String, Value>) -> Result<Map<String, Valu
     Ok(settings)
 }
 
-/// The one proxy for all that a browser fetches, which is what a browser here can have.
-fn proxy_server(proxies: &Value) -> Result<Option<String>, ApiError> {
+/// The one proxy for all that a browser fetches, which is what a browser here can have, as a setting.
+fn proxy(proxies: &Value) -> Result<Option<Map<String, Value>>, ApiError> {
     let none_of_ours = "this service has no proxies: give one of your own, {type: \"external\", server}";
     let list = match proxies {
         Value::Null | Value::Bool(false) => return Ok(None),
@@ -201,15 +209,8 @@ fn proxy_server(proxies: &Value) -> Result<Option<String>, ApiError> {
         Some("none") => Ok(None),
         Some("browserbase") => not_available("proxies[0].type", none_of_ours),
         Some("external") => {
-            for name in ["username", "password"] {
-                if asks(proxy.get(name)) {
-                    return not_available(&format!("proxies[0].{name}"), "use a proxy that needs no credentials");
-                }
-            }
-            match proxy.get("server").and_then(Value::as_str) {
-                Some(server) => Ok(Some(server.to_owned())),
-                None => Err(ApiError::invalid("proxies[0].server: must be [http|https|socks4|socks5://]host:port")),
-            }
+            let field = |name: &str| Some((name.to_owned(), proxy.get(name)?.clone()));
+            Ok(Some(["server", "username", "password"].into_iter().filter_map(field).collect()))
         }
         _ => Err(ApiError::invalid("proxies[0].type: must be external, browserbase or none")),
     }

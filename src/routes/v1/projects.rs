@@ -39,7 +39,7 @@ pub struct ProjectView {
 pub struct UsageView {
     /// Of sessions that have ended, each minute that was begun.
     browser_minutes: u64,
-    /// Traffic is not counted here.
+    /// What has gone through proxies, in both directions.
     proxy_bytes: u64,
 }
 
@@ -92,6 +92,6 @@ pub async fn get_usage(
     ProjectPath(asked): ProjectPath,
 ) -> Result<Json<UsageView>, ApiError> {
     only_own(&caller, &asked)?;
-    let used_ms = app.store.usage(&caller.owner()).await?;
-    Ok(Json(UsageView { browser_minutes: used_ms.div_ceil(MINUTE_MS), proxy_bytes: 0 }))
+    let used = app.store.usage(&caller.owner()).await?;
+    Ok(Json(UsageView { browser_minutes: used.container_ms.div_ceil(MINUTE_MS), proxy_bytes: used.proxy_bytes }))
 }

@@ -83,7 +83,7 @@ pub struct SessionView {
     #[schemars(extend("format" = "date-time"))]
     ended_at: Option<String>,
     status: Status,
-    /// Traffic is not counted here.
+    /// What has gone through its proxies, in both directions: as of some seconds ago.
     proxy_bytes: u64,
     keep_alive: bool,
     region: Region,
@@ -115,7 +115,7 @@ impl SessionView {
             started_at: rfc3339(session.started_at_ms.unwrap_or(session.created_at_ms)),
             expires_at: rfc3339(session.expires_at_ms),
             ended_at: session.ended_at_ms.map(rfc3339),
-            proxy_bytes: 0,
+            proxy_bytes: session.proxy_bytes,
             keep_alive: session.keep_alive,
             region: Region::nearest(app.addresses.region.as_deref()),
             context_id: ContextSetting::of(&session.browser_settings).map(|context| context.id),

@@ -5,7 +5,8 @@ use wallcrawler::ids::{ConnectionId, ContainerId, Owner, ServerId, SessionId};
 use wallcrawler::protocol::ReadyRequest;
 use wallcrawler::session::EndReason;
 use wallcrawler::store::{
-    Connect, Created, Ended, EndedBy, Entered, Idempotency, Lost, NotComing, Outcome, Routed, Store, StoreError, Wanted,
+    Connect, Created, Ended, EndedBy, Entered, Idempotency, Lost, NotComing, Outcome, Routed, Store, StoreError, Used,
+    Wanted,
 };
 
 use crate::model::{FIRST, START, claim_request, limits, new_session, policy};
@@ -96,7 +97,7 @@ async fn end_all(store: &Store, container: &ContainerId, server: &ServerId, ids:
     let closing = store.closing(&[], 10).await.expect("redis answers");
     assert_eq!(closing, [(connection("early"), EndReason::Released)]);
     assert!(store.closing(&closing, 10).await.expect("redis answers").is_empty());
-    assert_eq!(store.usage(&user).await.expect("redis answers"), 0, "it had its container for no time");
+    assert_eq!(store.usage(&user).await.expect("redis answers"), Used::default(), "it had its container for no time");
     // Its client never came back, and its browser never came up.
     let expired = store.expire(&limits, 10, START + 61_000).await.expect("redis answers");
     let reasons: Vec<_> =

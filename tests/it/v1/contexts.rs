@@ -151,3 +151,22 @@ async fn a_container_is_told_where_the_context_of_a_session_is() {
     world.app.storage.put(&profile, "the profile".into()).await.expect("put");
     assert_eq!(&world.client("").raw("GET", path, "").await.bytes[..], b"the profile");
 }
+
+/// Taken out: that the request is looked for before it is refused; that nothing is created then.
+#[tokio::test]
+async fn a_create_that_is_repeated_after_its_context_was_deleted_is_answered_as_before() {
+    let world = World::new(&[]).await;
+    let made = context(&world, "key-one", None).await;
+    let body = json!({"browserSettings": {"context": {"id": id(&made)}}});
+    let keyed = async |key| world.client("key-one").with("idempotency-key", key).post("/v1/sessions", &body).await;
+    let first = keyed("order-17").await;
+    assert_eq!(first.status, StatusCode::CREATED, "{first:?}");
+    world.client("key-one").delete(&format!("/v1/contexts/{}", id(&made))).await;
+    let again = keyed("order-17").await;
+    assert_eq!((again.status, id(&again.body)), (StatusCode::CREATED, id(&first.body)), "{again:?}");
+    for refused in [keyed("order-18").await, world.client("key-one").post("/v1/sessions", &body).await] {
+        assert_eq!((refused.status, &refused.body["code"]), (StatusCode::BAD_REQUEST, &json!("context_not_found")));
+    }
+    let sessions = world.client("key-one").get("/v1/sessions").await;
+    assert_eq!(sessions.body.as_array().map(Vec::len), Some(1), "{sessions:?}");
+}
