@@ -124,7 +124,7 @@ const LONG_SIDE: &str = "([1-9][0-9]{0,2}|[1-7][0-9]{3}|80[0-9]{2}|81[0-8][0-9]|
 const SHORT_SIDE: &str = "([1-9][0-9]{0,2}|[1-3][0-9]{3}|40[0-8][0-9]|409[0-6])";
 const MAX_ARGS: usize = 64;
 const MAX_TEXT: usize = 2_048;
-/// In bytes, of a name or a password: their lengths are one byte each (RFC 1929).
+/// In bytes, of a name or a password: their lengths are one byte each (RFC 1929), which does not say what others than ASCII are.
 const MAX_SOCKS_CREDENTIAL: usize = 255;
 /// Control characters, in the brackets of a pattern.
 const CONTROL: &str = r"\u0000-\u001f\u007f-\u009f";
@@ -177,35 +177,49 @@ impl JsonSchema for BrowserSettings {
                     "description": "A proxy for all that the browser fetches.",
                     "required": ["server"],
                     "properties": {
-                        "server": proxy_server_schema(),
-                        "username": proxy_credential_schema("For the proxy. It is in no answer."),
-                        "password": proxy_credential_schema("Needs a username beside it. It is in no answer."),
                         "bypass": { "type": ["string", "null"], "maxLength": MAX_TEXT, "pattern": format!("^[^{CONTROL}]*$"), "description": "Hosts that are fetched directly, separated by commas." },
                     },
+                    "anyOf": proxy_forms(),
                 },
             },
         })
     }
 }
 
-pub fn proxy_server_schema() -> Value {
-    json!({
-        "type": "string",
-        "maxLength": MAX_TEXT,
-        "pattern": format!(r"^((http|https|socks4|socks5)://)?[A-Za-z0-9._\[\]:-]+:{PORT}$"),
-        "examples": ["http://10.0.0.7:3128"],
-    })
-}
-
-/// Empty is as good as none: so some clients say it.
-pub fn proxy_credential_schema(description: &str) -> Value {
-    json!({
-        "type": ["string", "null"],
-        "maxLength": MAX_TEXT,
-        "pattern": format!("^[^{CONTROL}]*$"),
-        "writeOnly": true,
-        "description": description,
-    })
+/// Where a proxy is, and what it asks for, each in its protocol: what `proxy` takes.
+pub fn proxy_forms() -> Value {
+    let server = |scheme: &str| {
+        json!({
+            "type": "string",
+            "maxLength": MAX_TEXT,
+            "pattern": format!(r"^{scheme}[A-Za-z0-9._\[\]:-]+:{PORT}$"),
+            "examples": ["http://10.0.0.7:3128"],
+        })
+    };
+    let credential = |kind: Value, pattern: &str, description: &str| {
+        json!({
+            "type": kind, "maxLength": MAX_TEXT, "pattern": pattern, "writeOnly": true,
+            "description": format!("{description} It is in no answer."),
+        })
+    };
+    // Empty is as good as none: so some clients say it.
+    let nothing = json!({ "enum": [null, ""] });
+    let (username, password) = ("For the proxy.", "Beside a username.");
+    json!([
+        { "properties": {
+            "server": server("((http|https|socks4|socks5)://)?"), "username": nothing, "password": nothing,
+        } },
+        { "title": "HTTP, with credentials", "required": ["username"], "properties": {
+            "server": server("((http|https)://)?"),
+            "username": credential("string".into(), &format!("^[^:{CONTROL}]+$"), username),
+            "password": credential(json!(["string", "null"]), &format!("^[^{CONTROL}]*$"), password),
+        } },
+        { "title": "SOCKS 5, with credentials", "required": ["username"], "properties": {
+            "server": server("socks5://"),
+            "username": credential("string".into(), "^[ -~]{1,255}$", username),
+            "password": credential(json!(["string", "null"]), "^[ -~]{0,255}$", password),
+        } },
+    ])
 }
 
 /// Takes what is secret out of settings that were read.
@@ -416,8 +430,9 @@ fn proxy_credentials(server: &str, proxy: &Map<String, Value>) -> Result<Option<
         "socks4" => return invalid("proxy.username", "is nothing that a SOCKS 4 proxy can be told"),
         "socks5" => {
             let long = [("username", &username), ("password", &password)];
-            if let Some((name, _)) = long.into_iter().find(|(_, text)| text.len() > MAX_SOCKS_CREDENTIAL) {
-                let most = format!("must be at most {MAX_SOCKS_CREDENTIAL} bytes for a SOCKS 5 proxy");
+            let fits = |text: &str| text.is_ascii() && text.len() <= MAX_SOCKS_CREDENTIAL;
+            if let Some((name, _)) = long.into_iter().find(|(_, text)| !fits(text)) {
+                let most = format!("must be at most {MAX_SOCKS_CREDENTIAL} characters of ASCII for a SOCKS 5 proxy");
                 return invalid(&format!("proxy.{name}"), most);
             }
         }

@@ -264,7 +264,7 @@ async fn a_proxy_that_refuses_the_credentials_is_a_page_that_does_not_load_and_n
     }
 }
 
-/// Taken out: each half of `Counted`, what of a session that is gone is not told yet, and that it is told until it is known.
+/// Taken out: what of a session that is gone is not told yet.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_goes_through_proxies_is_told_while_a_session_lives_and_once_it_has_ended() {
     let plane = ControlPlane::start().await;

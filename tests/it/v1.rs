@@ -431,7 +431,7 @@ async fn a_project_says_what_its_sessions_used() {
     Contents::read(&redis).await.check();
 }
 
-/// Taken out: that what is said twice counts once, whose session it must be, and that an ended one is still heard of.
+/// Taken out: that what is said twice counts once, and whose session it must be.
 #[tokio::test]
 async fn what_goes_through_proxies_is_counted_as_containers_tell_it() {
     let world = World::new(&[]).await;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::auth::Caller;
-use crate::browser_settings::{BrowserSettings, proxy_credential_schema, proxy_server_schema};
+use crate::browser_settings::{BrowserSettings, proxy_forms};
 use crate::error::ApiError;
 use crate::ids::SessionId;
 use crate::routes::create;
@@ -93,12 +93,8 @@ impl JsonSchema for Proxies {
             {
                 "type": "object",
                 "required": ["type", "server"],
-                "properties": {
-                    "type": { "const": "external" },
-                    "server": proxy_server_schema(),
-                    "username": proxy_credential_schema("For the proxy."),
-                    "password": proxy_credential_schema("Needs a username beside it."),
-                },
+                "properties": { "type": { "const": "external" } },
+                "anyOf": proxy_forms(),
             },
         ] } },
     ] })
