@@ -20,7 +20,7 @@ use crate::hex;
 use crate::ids::{ConnectionId, ServerId, SessionId};
 use crate::known::Known;
 use crate::metrics::Metrics;
-use crate::places::Places;
+use crate::places::{Places, USUAL_SOCKETS};
 use crate::push::Push;
 use crate::secrets::{self, Kept, SecretsManager};
 use crate::storage::{Storage, StorageError};
@@ -162,7 +162,7 @@ impl App {
             server_id: ServerId::random(),
             unanswered: Mutex::default(),
             carried: Mutex::default(),
-            places: Places::new(config.max_sockets),
+            places: Places::new(config.max_sockets.unwrap_or(USUAL_SOCKETS)),
             sockets: TaskTracker::new(),
             draining: CancellationToken::new(),
             stopping: CancellationToken::new(),

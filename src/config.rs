@@ -93,8 +93,8 @@ pub struct Config {
     /// `None`: nowhere, or where this process has a Redis of its own, beside that, and no longer than that.
     pub storage: Option<StorageAt>,
     pub connect_wait: Duration,
-    /// How many clients' sockets this process carries at a time, those that are held included.
-    pub max_sockets: usize,
+    /// How many clients' sockets this process carries at a time, those that are held included. `None`: as is usual.
+    pub max_sockets: Option<usize>,
     /// How long a client's connection may be idle between requests.
     pub keep_alive: Duration,
     /// How long open sockets may go on after a shutdown was asked for.
@@ -294,7 +294,9 @@ impl Config {
             storage: env.storage(),
             connect_wait: env.seconds("CONNECT_WAIT_SECONDS", 120.0, 3_600.0),
             // Longer than a load balancer of AWS keeps its own by default.
-            max_sockets: usize::try_from(env.number("MAX_SOCKETS", 10_000, 1..=1_000_000)).unwrap_or(usize::MAX),
+            max_sockets: env
+                .text("MAX_SOCKETS")
+                .map(|_| usize::try_from(env.number("MAX_SOCKETS", 1, 1..=1_000_000)).unwrap_or(usize::MAX)),
             keep_alive: env.seconds("KEEP_ALIVE_SECONDS", 75.0, 86_400.0),
             // Fargate kills a task two minutes after it has asked it to end. Whoever develops ends it and wants it gone.
             drain: env.seconds("DRAIN_SECONDS", if dev { 0.0 } else { 110.0 }, 3_600.0),

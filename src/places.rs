@@ -9,6 +9,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::ids::SessionId;
 use crate::session::MAX_CONNECTIONS;
 
+/// If nobody has said how many.
+pub const USUAL_SOCKETS: usize = 10_000;
 /// Of one session: its connections, and as many who watch it or ask for its address.
 const MAX_OF_A_SESSION: u64 = 2 * MAX_CONNECTIONS;
 

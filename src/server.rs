@@ -28,6 +28,7 @@ use crate::fleet::ecs::EcsFleet;
 use crate::fleet::local::{LocalFleet, LocalOptions};
 use crate::ids::ContainerId;
 use crate::native::{self, ServeOptions};
+use crate::places::USUAL_SOCKETS;
 use crate::private_redis::{PrivateRedis, PrivateRedisError};
 use crate::push::Push;
 use crate::secrets::Unavailable;
@@ -200,10 +201,10 @@ async fn read_secrets(app: &App) -> Result<(), Unavailable> {
 /// other; a quarter is for connections that speak HTTP, and another for everything else.
 fn share_out(open_files: u64, config: &mut Config) -> ServeOptions {
     let quarter = usize::try_from(open_files / 4).unwrap_or(usize::MAX);
-    if config.max_sockets > quarter {
+    if config.max_sockets.is_some_and(|wanted| wanted > quarter) {
         tracing::warn!(max_sockets = quarter, open_files, "MAX_SOCKETS is more than the limit of open files allows");
-        config.max_sockets = quarter;
     }
+    config.max_sockets = Some(config.max_sockets.unwrap_or(USUAL_SOCKETS).min(quarter));
     let options = ServeOptions { keep_alive: config.keep_alive, ..ServeOptions::default() };
     ServeOptions { max_connections: options.max_connections.min(quarter), ..options }
 }
