@@ -178,9 +178,14 @@ async fn a_viewer_that_does_not_read_has_few_pictures_made_for_it_whatever_it_sa
             pictures += u32::from(message["method"] == "Page.screencastFrame");
             refused += u32::from(message["error"].is_object());
         }
-        assert!((1..=4).contains(&pictures), "{pictures} pictures were made");
-        // On a crowded machine a picture may have come before the last of them was said, and that one was good.
-        assert!((500 - pictures..=500).contains(&refused), "{refused} were refused, with {pictures} pictures");
+        // On a crowded machine some pictures may have come before the last of them was said, and those were good: each had
+        // one more made than the three that nobody has to acknowledge.
+        let good = 500 - refused;
+        assert!(
+            pictures >= 1 && good <= pictures && pictures <= 3 + good,
+            "{good} were good, with {pictures} pictures"
+        );
+        assert!(good < 50, "{good} were good");
         // It is none the worse for it.
         viewer.say("Page.stopScreencast", json!({})).await;
         viewer.say("Page.startScreencast", json!({})).await;
