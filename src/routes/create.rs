@@ -139,18 +139,18 @@ pub async fn create(
     limits: &Limits,
 ) -> Result<(HeaderMap, Session), Refused> {
     let (context, extension) = tokio::join!(check_context(app, &new), extension_of(app, &new));
-    let missing = context.and(extension).map(|archive| new.extension = archive).err();
+    let mut missing = context.and(extension).map(|archive| new.extension = archive).err();
+    if let Some(error) = missing.take_if(|_| idempotency.is_none()) {
+        return Err(error.into());
+    }
     // It may have gone since the same request made a session, which is the answer to it for as long as it is known. A new one
     // it does not get: for that there is no room.
     let no_room = missing.as_ref().map(|_| Limits { max_pending: 0, ..limits.clone() });
     let limits = no_room.as_ref().unwrap_or(limits);
-    let created = match missing {
-        Some(error) if idempotency.is_none() => return Err(error.into()),
-        missing => match (lifecycle::create(app, &new, idempotency, limits).await.map_err(ApiError::from)?, missing) {
-            (store::Created::QueueFull(_), Some(missing)) => return Err(missing.into()),
-            (created, _) => created,
-        },
-    };
+    let created = lifecycle::create(app, &new, idempotency, limits).await.map_err(ApiError::from)?;
+    if let (store::Created::QueueFull(_), Some(missing)) = (&created, missing) {
+        return Err(missing.into());
+    }
     let error = match created {
         store::Created::New { session, allowance, .. } => {
             return Ok((allowance.as_ref().map(rate_headers).unwrap_or_default(), session));
